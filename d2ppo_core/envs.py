@@ -1,0 +1,94 @@
+"""What fine-tuning and evaluation need from any simulator: the VectorEnv protocol and the registry.
+
+A VectorEnv never resets by itself. `step` returns the observation after the chunk, the final one where the episode
+ended; the caller then calls `reset` for those environments. So the final observation can never be confused with the
+first one of the next episode, and the caller alone decides every episode's seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Protocol
+
+import numpy as np
+
+from .contract import ActionSpec, ObservationSpec, SimulatorSpec
+from .errors import UserError
+
+RawObservation = dict[str, np.ndarray]
+"""By key, `(n, To, size)` float64 for low-dimensional keys, `(n, To, H, W, 3)` uint8 for cameras; oldest first."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Result of one action chunk in n environments (gymnasium's five values; arrays have length n).
+
+    A chunk ends early at the first control step that terminates or truncates the episode.
+    """
+
+    observation: RawObservation
+    reward: np.ndarray  # float64, sum over the chunk's control steps
+    terminated: np.ndarray  # bool: the task ended (success, where the environment terminates at success)
+    truncated: np.ndarray  # bool: the time limit was reached; never true together with terminated
+    success: np.ndarray  # bool: the task's success test held at some control step of this chunk
+    control_steps: np.ndarray  # int: control steps really taken, 1..Ta
+
+
+class VectorEnv(Protocol):
+    """N environments of one task, addressed by index 0..N-1."""
+
+    num_envs: int
+    max_episode_steps: int
+    observation: ObservationSpec  # this simulator's own side of the contract
+    action: ActionSpec
+    simulator: SimulatorSpec
+
+    def reset(self, envs: Sequence[int], seeds: Sequence[int]) -> RawObservation:
+        """Start an episode in each of `envs`; the start depends on its seed alone. Returns n = len(envs) rows."""
+        ...
+
+    def step(self, envs: Sequence[int], chunks: np.ndarray) -> Step:
+        """Execute `chunks` (n, Ta, Da), raw policy actions, open loop in `envs`."""
+        ...
+
+    def render(self, env: int, height: int, width: int) -> np.ndarray:
+        """A picture (height, width, 3) uint8 RGB, upright, of environment `env` as it is now."""
+        ...
+
+    def close(self) -> None:
+        """Stop the workers. Safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class EnvRequest:
+    """What a command asks a simulator for."""
+
+    task: str  # the simulator's own name of the task, e.g. "Lift"
+    num_envs: int
+    max_episode_steps: int
+    history: int = 1  # To
+    terminate_at_success: bool = True
+    workers: int = 0  # processes; 0: one for each CPU core
+
+
+class EnvFactory(Protocol):
+    """What the entry-point group `d2ppo.simulators` holds."""
+
+    def __call__(self, request: EnvRequest) -> VectorEnv: ...
+
+
+def make_env(simulator: str, request: EnvRequest) -> VectorEnv:
+    """Build the environments with the simulator registered under that name."""
+    found = {point.name: point for point in entry_points(group="d2ppo.simulators")}
+    if simulator not in found:
+        raise UserError(f"there is no simulator '{simulator}'; installed are {', '.join(sorted(found)) or 'none'}")
+    try:
+        factory = found[simulator].load()
+    except ImportError as error:
+        raise UserError(
+            f"the simulator '{simulator}' cannot be loaded ({error}); run `make setup`, or install the 'sim' extra"
+        ) from error
+    return factory(request)

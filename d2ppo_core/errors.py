@@ -1,0 +1,27 @@
+"""The one exception type for mistakes of a user or of the user's files."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do, in one sentence. The command line prints it and exits with code 2."""
+
+
+@contextmanager
+def explain_os_errors(what: str, path: str | Path) -> Iterator[None]:
+    """Turn an operating-system error met while `what` at `path` into a `UserError` that names the fix."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{what} {path}: the disk is full; free some space and run the same command again") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UserError(f"{what} {path}: no permission; choose another folder or change its owner") from error
+        if error.errno == errno.ENOENT:
+            raise UserError(f"{what} {path}: there is no such file or folder; check the path") from error
+        raise UserError(f"{what} {path}: {error.strerror or error}; check the file and the disk") from error
