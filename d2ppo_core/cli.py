@@ -1,0 +1,84 @@
+"""The `d2ppo` command: finds the commands that the houses registered, and turns every error into one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what `d2ppo --help` says of it, and what runs it (argument list in, exit code out)."""
+
+    summary: str
+    run: Callable[[list[str]], int]
+
+
+ORDER = ("demos", "pretrain", "finetune", "evaluate", "report", "inspect", "doctor")
+
+
+def registered() -> dict[str, Command]:
+    """Every installed command by name; one whose package lacks something is replaced by its explanation."""
+    commands = {}
+    for point in entry_points(group="d2ppo.commands"):
+        try:
+            commands[point.name] = point.load()
+        except ImportError as error:
+            commands[point.name] = Command(f"not available: {error}", _unavailable(point.name, str(error)))
+    known = [name for name in ORDER if name in commands]
+    return {name: commands[name] for name in known + sorted(set(commands) - set(known))}
+
+
+def _unavailable(name: str, reason: str) -> Callable[[list[str]], int]:
+    def run(arguments: list[str]) -> int:
+        raise UserError(f"`d2ppo {name}` needs a part that is not installed ({reason}); run `make setup`")
+
+    return run
+
+
+def usage(commands: dict[str, Command]) -> str:
+    """What `d2ppo --help` prints."""
+    width = max(map(len, commands))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
+    return (
+        "d2ppo: from demonstrations to a fine-tuned manipulation policy.\n\n"
+        "usage: d2ppo COMMAND [key=value ...]        d2ppo COMMAND --help\n\n" + "\n".join(lines) + "\n\n"
+        "A first run, in order:\n"
+        "  d2ppo demos    task=lift demos.episodes=60 demos.position_noise=0.3 demos.rotation_noise=0.15\n"
+        "  d2ppo pretrain task=lift data=demos/lift.hdf5 run_dir=runs/lift\n"
+        "  d2ppo finetune task=lift checkpoint=runs/lift/policy.safetensors run_dir=runs/lift-ppo\n"
+        "  d2ppo evaluate checkpoint=runs/lift-ppo/policy.safetensors baseline=runs/lift/policy.safetensors\n"
+        "  d2ppo report   runs/lift runs/lift-ppo"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; exit code 2 for a mistake in the input, 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands = registered()
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage(commands))
+        return 0
+    name, *rest = arguments
+    try:
+        if name not in commands:
+            raise UserError(f"there is no command '{name}'; choose one of {', '.join(commands)}")
+        return commands[name].run(rest)
+    except UserError as error:
+        print(f"d2ppo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("d2ppo: interrupted; the same command with resume=true goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (`| head`) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Configuration: typed schemas (`schema`) and the Hydra groups beside them."""

@@ -1,0 +1,218 @@
+"""The one typed configuration that every training command shares.
+
+An experiment file is a whole recipe (demonstrations, pre-training, fine-tuning, evaluation); each command reads the
+parts it needs. What ends in the checkpoint's contract (observation, action, network, sampler) is stated in the group
+files in the contract's own fields and validated by `contract.py`; the rest is typed here. `help` texts are what
+`d2ppo COMMAND --help` prints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its help text."""
+    return field(default=default, metadata={"help": help})
+
+
+def mapping(help: str) -> Any:
+    """A dataclass field holding a dictionary that `contract.py` validates."""
+    return field(default_factory=dict, metadata={"help": help})
+
+
+class Ema(Enum):
+    """When the averaged weights are updated."""
+
+    step = "step"
+    epoch = "epoch"
+
+
+class Minibatch(Enum):
+    """What a PPO minibatch draws: (chunk, denoising step) pairs, or chunks with their whole denoising chain."""
+
+    pair = "pair"
+    chain = "chain"
+
+
+class Truncation(Enum):
+    """What a time-out does to the advantage."""
+
+    bootstrap = "bootstrap"
+    leak = "leak"
+    terminal = "terminal"
+
+
+class Success(Enum):
+    """When an episode counts as a success."""
+
+    any_step = "any_step"
+    full_chunk = "full_chunk"
+
+
+@dataclass
+class TaskConfig:
+    name: str = option(MISSING, "name of the task, as written into checkpoints")
+    simulator: str = option("robosuite", "which installed simulator runs it")
+    environment: str = option(MISSING, "the simulator's own name of the task")
+    max_episode_steps: int = option(300, "control steps after which an episode is truncated")
+    observation: dict[str, Any] = mapping("what the policy sees (contract.ObservationSpec)")
+    action: dict[str, Any] = mapping("what an action means (contract.ActionSpec)")
+
+
+@dataclass
+class PolicyConfig:
+    horizon: int = option(4, "H, control steps predicted at once")
+    executed: int = option(4, "Ta, control steps executed before the next prediction")
+    network: dict[str, Any] = mapping("sizes of the network (contract.MLPSpec)")
+    sampler: dict[str, Any] = mapping("how chunks are denoised (contract.SamplerSpec)")
+
+
+@dataclass
+class DispersiveConfig:
+    mode: str = option("normalised", "off | normalised (scale-free, has a gradient) | paper (Eq. 7-10) | release (as released)")
+    variant: str = option("infonce_l2", "infonce_l2 | infonce_cosine | hinge | covariance")
+    layer: str = option("early", "early | mid | late | all, or released_early|mid|late (the tensors the release hooked)")
+    weight: float = option(0.5, "lambda, the weight of the loss")
+    temperature: float = option(0.5, "tau of the InfoNCE variants")
+    margin: float = option(1.0, "epsilon of the hinge variant, on the (squared) distance of the mode")
+
+
+@dataclass
+class ScheduleConfig:
+    lr: float = option(1e-4, "learning rate after the warm-up")
+    lr_min: float = option(1e-5, "learning rate at the end of a cosine cycle")
+    warmup: int = option(0, "units (steps when pre-training, iterations when fine-tuning) of linear warm-up from lr_min")
+    cycle: int = option(0, "units of one cosine cycle, restarted when over; 0: the whole run")
+
+
+@dataclass
+class TrainConfig:
+    steps: int = option(0, "gradient steps; give either this or epochs")
+    epochs: int = option(0, "passes over the training windows; give either this or steps")
+    batch: int = option(256, "windows in a gradient step")
+    optimiser: ScheduleConfig = field(default_factory=ScheduleConfig)
+    weight_decay: float = option(1e-6, "AdamW weight decay")
+    ema_decay: float = option(0.995, "decay of the averaged weights")
+    ema_start_epoch: int = option(20, "ema=epoch only: before this epoch the average is a plain copy")
+    ema_every_epochs: int = option(10, "ema=epoch only: epochs between two updates of the average")
+    pad_episode_ends: bool = option(True, "also train on the last windows of an episode, repeating its last action")
+    holdout: float = option(0.1, "share of the episodes held out for validation")
+    max_episodes: int = option(0, "use only the first n demonstrations; 0: all")
+    flat_dimensions: str = option("refuse", "refuse | centre: what to do with a dimension that never changes in the data")
+    observation_clip: float = option(5.0, "normalised observations are clamped to this; 0: not at all")
+    log_every: int = option(50, "steps between two lines of metrics")
+    validate_every: int = option(500, "steps between two validations")
+    save_every: int = option(500, "steps between two resume files")
+    keep_every: int = option(0, "steps between two numbered checkpoints that are kept; 0: only last and best")
+
+
+@dataclass
+class RolloutConfig:
+    envs: int = option(50, "N, environments stepped in parallel")
+    chunks: int = option(300, "T, action chunks each environment takes in an iteration")
+    workers: int = option(0, "processes that step them; 0: one for each core")
+    max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
+    terminate_at_success: bool = option(False, "end an episode at its first success (else the reward keeps flowing)")
+    reset_each_iteration: bool = option(True, "start new episodes at each iteration (else only after a resume file)")
+
+
+@dataclass
+class AlgorithmConfig:
+    iterations: int = option(81, "rollout-and-update rounds")
+    discount: float = option(0.999, "gamma, applied once for a chunk")
+    gae_lambda: float = option(0.95, "lambda of the advantage estimate")
+    denoising_discount: float = option(0.99, "gamma_denoise: the advantage of noisier steps is scaled down by it")
+    epochs: int = option(10, "passes over a rollout")
+    batch: int = option(7500, "minibatch size: pairs, or chunks with minibatch=chain")
+    clip: float = option(0.01, "PPO clip of the last (cleanest) denoising step")
+    clip_base: float = option(0.001, "PPO clip of the first fine-tuned (noisiest) step")
+    clip_rate: float = option(3.0, "how the clip grows in between, exponentially")
+    value_coef: float = option(0.5, "weight of the critic's loss")
+    value_clip: float = option(0.0, "clip of the critic's change; 0: none")
+    entropy_coef: float = option(0.0, "weight of the entropy bonus (constant for a diffusion policy with fixed eta)")
+    bc_coef: float = option(0.0, "weight of the behaviour-cloning loss towards the frozen pre-trained policy")
+    normalise_advantage: bool = option(True, "standardise advantages inside each minibatch")
+    advantage_clip_low: float = option(0.0, "lower quantile to which a minibatch's advantages are clamped")
+    advantage_clip_high: float = option(1.0, "upper quantile to which a minibatch's advantages are clamped")
+    logprob_min: float = option(-5.0, "clamp of the log-probability of one number of a chunk")
+    logprob_max: float = option(2.0, "clamp of the log-probability of one number of a chunk")
+    reward_horizon: int = option(0, "chunk steps that count in the log-probability; 0: the executed ones")
+    target_kl: float = option(1.0, "stop an iteration's update when the KL of whole chunks exceeds this; 0: never")
+    kl_per: str = option("chunk", "chunk (nats of a whole chunk, can trigger) | dimension (as released: mean, never does)")
+    max_grad_norm: float = option(0.0, "clip of the actor's gradient norm; 0: none")
+    critic_warmup: int = option(1, "first iterations in which only the critic learns")
+    critic_hidden: list[int] = field(default_factory=lambda: [256, 256, 256], metadata={"help": "critic's hidden layers"})
+    actor: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(lr=1e-4, lr_min=1e-4))
+    critic: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(lr=1e-3, lr_min=1e-3))
+    reward_scaling: bool = option(True, "divide rewards by the running standard deviation of the discounted return")
+    reward_const: float = option(1.0, "constant factor on rewards")
+    sampling_std_final: float = option(-1.0, "anneal the exploration floor linearly to this; negative: keep it")
+    finetuned_steps_drop: int = option(0, "lower K' by this many steps ...")
+    finetuned_steps_every: int = option(0, "... every this many iterations; 0: never")
+    evaluate_every: int = option(0, "iterations between two evaluations on the evaluation seeds; 0: only what the rollout shows")
+    save_every: int = option(1, "iterations between two resume files")
+    keep_every: int = option(0, "iterations between two numbered checkpoints that are kept; 0: only last and best")
+
+
+@dataclass
+class EvaluationConfig:
+    episodes: int = option(200, "how many episodes, one a seed")
+    first_seed: int = option(1_000_000, "the seeds are first_seed, first_seed + 1, ...; training never draws from there")
+    envs: int = option(50, "episodes run in parallel")
+    workers: int = option(0, "processes that step them; 0: one for each core")
+    max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
+    success: Success = option(Success.any_step, "any_step | full_chunk (published: every step of some chunk)")
+    weights: str = option("", "ema | raw: overrides which weights act; empty: what the checkpoint says")
+    steps: int = option(0, "overrides the number of denoising steps (DDIM); 0: what the checkpoint says")
+    stochastic: bool = option(False, "act with the exploration noise of training")
+    video: int = option(0, "film the first n seeds (needs EGL or OSMesa)")
+
+
+@dataclass
+class DemosConfig:
+    episodes: int = option(200, "demonstrations to keep; failures are discarded and counted")
+    out: str = option("", "the HDF5 file; empty: demos/TASK.hdf5")
+    workers: int = option(0, "processes; 0: one for each core")
+    first_seed: int = option(0, "episodes start from seeds first_seed, first_seed + 1, ...")
+    position_noise: float = option(0.1, "standard deviation of the expert's position noise, in action units")
+    rotation_noise: float = option(0.05, "standard deviation of the expert's rotation noise, in action units")
+    max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
+
+
+@dataclass
+class Config:
+    task: TaskConfig = field(default_factory=TaskConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    dispersive: DispersiveConfig = field(default_factory=DispersiveConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    demos: DemosConfig = field(default_factory=DemosConfig)
+    data: str = option("", "robomimic HDF5 file with the demonstrations")
+    checkpoint: str = option("", "policy.safetensors to fine-tune or evaluate")
+    baseline: str = option("", "a second policy evaluated on the same seeds, for the paired difference")
+    ema: Ema = option(Ema.step, "step | epoch (as released: every 10 epochs)")
+    minibatch: Minibatch = option(Minibatch.pair, "pair | chain (as in the D2PPO release)")
+    truncation: Truncation = option(Truncation.bootstrap, "bootstrap | leak (as released) | terminal")
+    seed: int = option(0, "names every random draw of the run")
+    device: str = option("auto", "auto | cpu | cuda")
+    threads: int = option(0, "CPU threads of torch; 0: one for each core. Exact repetition needs the same number")
+    run_dir: str = option("", "folder of this run; empty: runs/COMMAND-TASK-TIME")
+    resume: bool = option(False, "go on with the run in run_dir, bit for bit as if it had never stopped")
+    overwrite: bool = option(False, "delete what is in run_dir first")
+    wandb: str = option("", "project name: log to Weights & Biases too (needs the 'wandb' extra)")
+
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "demos": ("task", "demos"),
+    "pretrain": ("task", "data", "policy", "dispersive", "train", "ema"),
+    "finetune": ("task", "checkpoint", "algorithm", "rollout", "evaluation", "policy", "minibatch", "truncation"),
+    "evaluate": ("checkpoint", "baseline", "evaluation"),
+}
+"""Which parts of `Config` each command reads, besides seed, device, threads, run_dir, resume, overwrite, wandb."""

@@ -1,0 +1,110 @@
+"""A training command: Hydra's composition behind the dispatcher, with our help and our error messages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from .cli import Command
+from .conf import schema
+from .contract import explain_validation
+from .errors import UserError
+
+CONF = str(Path(__file__).parent / "conf")
+ConfigStore.instance().store(name="schema", node=schema.Config)
+
+
+def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.Config], Any]) -> Command:
+    """Make `main(config)` a command of the dispatcher, with overrides, `-m` sweeps and `--help`."""
+
+    def job(config: Any) -> None:
+        main(typed(config, name))
+
+    def run(arguments: list[str]) -> int:
+        if "--help" in arguments or "-h" in arguments:
+            print(help_text(name, summary, example))
+            return 0
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and lost
+        sys.argv = [f"d2ppo {name}", *arguments]
+        try:
+            hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"{_one_line(error)}; `d2ppo {name} --help` lists every option") from error
+        return 0
+
+    return Command(summary, run)
+
+
+def typed(config: Any, name: str) -> schema.Config:
+    """The composed configuration as plain dataclasses; a missing value is named."""
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise UserError(f"no value for {', '.join(sorted(missing))}; give it as {sorted(missing)[0]}=VALUE")
+    result = OmegaConf.to_object(config)
+    if result.resume and result.overwrite:
+        raise UserError("resume=true and overwrite=true exclude one another; give only one of them")
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN":
+        job = hydra_config.job.override_dirname.replace("/", "_") or str(hydra_config.job.num)
+        result.run_dir = str(Path(result.run_dir or f"runs/{name}-sweep") / job)
+    return result
+
+
+def part(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:
+    """Validate a group's dictionary as the part of the contract it states; `where` names it in the error."""
+    try:
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise UserError(f"{where} is not valid: {explain_validation(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def help_text(name: str, summary: str, example: str) -> str:
+    """Teach the command: what it does, an example, the groups to choose from, every option with its default."""
+    config, lines = schema.Config(), []
+    for field_name in schema.PARTS[name]:
+        lines += _describe(field_name, getattr(config, field_name), _help_of(schema.Config, field_name))
+    for field_name in ("seed", "device", "threads", "run_dir", "resume", "overwrite", "wandb"):
+        lines += _describe(field_name, getattr(config, field_name), _help_of(schema.Config, field_name))
+    groups = [f"  {group}={'|'.join(_choices(group))}" for group in ("task", "policy", "dispersive", "algorithm", "experiment")]
+    return (
+        f"d2ppo {name}: {summary}\n\nexample:\n  {example}\n\ngroups to choose from (files in conf/):\n"
+        + "\n".join(groups) + "\n\noptions, as key=value (default in brackets):\n" + "\n".join(lines)
+        + "\n\nSeveral runs at once: -m seed=0,1,2 (each gets its own folder under run_dir)."
+        "\nShow the whole configuration without running: --cfg job"
+    )
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(str(p.relative_to(Path(CONF) / group).with_suffix("")) for p in (Path(CONF) / group).rglob("*.yaml"))
+
+
+def _help_of(owner: Any, field_name: str) -> str:
+    return next(f.metadata.get("help", "") for f in dataclasses.fields(owner) if f.name == field_name)
+
+
+def _describe(name: str, value: Any, text: str) -> list[str]:
+    """Lines for one option, or for each option of a section."""
+    if dataclasses.is_dataclass(value):
+        return [line for f in dataclasses.fields(value)
+                for line in _describe(f"{name}.{f.name}", getattr(value, f.name), f.metadata.get("help", ""))]
+    shown = value.value if isinstance(value, Enum) else value
+    return [f"  {name:<34} {text} [{'' if shown in ('', {}) else shown}]"]
