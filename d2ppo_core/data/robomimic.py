@@ -1,0 +1,171 @@
+"""Reading and writing robomimic's HDF5 layout with plain h5py.
+
+    data                    attrs: total, env_args (JSON: env_name, env_version, type, env_kwargs)
+    data/demo_i             attrs: num_samples, model_file (MuJoCo XML)
+      actions (T, Da) f8    states (T, 1+nq+nv) f8 [time, qpos, qvel] before each action
+      rewards (T,)          dones (T,)
+      obs/<key> (T, ...)    next_obs/<key> (T, ...)
+    mask/<name>             names of demonstrations, e.g. train and valid
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..contract import ActionSpec, ObservationSpec, SimulatorSpec
+from ..errors import UserError
+from ..files import atomic_path, sha256
+
+
+@dataclass
+class Episode:
+    """One demonstration of T control steps. `obs[key]` is what the policy saw before each of the `actions`."""
+
+    obs: dict[str, np.ndarray]  # (T, ...)
+    actions: np.ndarray  # (T, Da) float64, raw policy units
+    rewards: np.ndarray  # (T,)
+    dones: np.ndarray  # (T,) int
+    states: np.ndarray | None = None  # (T, 1+nq+nv)
+    next_obs: dict[str, np.ndarray] | None = None
+    model_file: str = ""
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Demonstrations:
+    """Episodes of one file, reduced to what a policy of a given contract needs."""
+
+    path: str
+    digest: str  # sha256 of the file
+    simulator: SimulatorSpec
+    states: list[np.ndarray]  # for each episode (T, Do) float32, keys in the contract's order
+    actions: list[np.ndarray]  # for each episode (T, Da) float32
+
+
+def write_demonstrations(path: str | Path, episodes: Iterable[Episode], env_args: dict[str, Any], attrs: dict[str, Any]) -> None:
+    """Write a file that robomimic opens. It appears whole or not at all; `attrs` are added to `data`."""
+    with atomic_path(path) as partial, h5py.File(partial, "w", track_order=True) as file:
+        data, total, names = file.create_group("data"), 0, []
+        for index, episode in enumerate(episodes):
+            group = data.create_group(f"demo_{index}")
+            _write_episode(group, episode)
+            total += len(episode.actions)
+            names.append(group.name.rsplit("/", 1)[1].encode())
+        data.attrs.update({"total": total, "env_args": json.dumps(env_args), **attrs})
+        held_out = max(1, len(names) // 10)  # robomimic's own convention: every file carries a train/valid split
+        file["mask/train"], file["mask/valid"] = names[:-held_out], names[-held_out:]
+
+
+def _write_episode(group: h5py.Group, episode: Episode) -> None:
+    group.attrs.update({"num_samples": len(episode.actions), "model_file": episode.model_file, **episode.attrs})
+    for name in ("actions", "rewards", "dones", "states"):
+        if getattr(episode, name) is not None:
+            group.create_dataset(name, data=getattr(episode, name))
+    for name in ("obs", "next_obs"):
+        for key, value in (getattr(episode, name) or {}).items():
+            group.create_dataset(f"{name}/{key}", data=value)
+
+
+def read_demonstrations(
+    path: str | Path, environment: str, observation: ObservationSpec, action: ActionSpec, max_episodes: int = 0
+) -> Demonstrations:
+    """Read and check a robomimic file against the contract.
+
+    Args:
+        environment: the simulator's name of the task that the file must be of, e.g. "Lift".
+        max_episodes: keep only the first n demonstrations; 0 keeps all.
+
+    Raises:
+        UserError: missing, truncated or foreign file; wrong task, key, size or control rate; NaN.
+    """
+    path = Path(path)
+    digest = sha256(path)
+    try:
+        with h5py.File(path, "r") as file:
+            data = file["data"]
+            simulator = _simulator(data, path, environment, action)
+            names = sorted((n for n in data if n.startswith("demo")), key=lambda n: int(n.rsplit("_", 1)[1]))
+            names = names[:max_episodes] if max_episodes else names
+            if not names:
+                raise UserError(f"{path} holds no demonstrations; record some with `d2ppo demos`")
+            states = [_states(data[name], observation, path) for name in names]
+            actions = [_actions(data[name], action, path) for name in names]
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a readable robomimic HDF5 file ({error}); copy or record it again") from error
+    return Demonstrations(str(path), digest, simulator, states, actions)
+
+
+def _simulator(data: h5py.Group, path: Path, environment: str, action: ActionSpec) -> SimulatorSpec:
+    """Check the file's env_args (task, controller, control rate) and say where the data came from."""
+    args = json.loads(data.attrs["env_args"])
+    name, version, kwargs = args.get("env_name", ""), str(args.get("env_version", "unknown")), args.get("env_kwargs", {})
+    if name != environment:
+        raise UserError(f"{path} holds demonstrations of {name or 'an unnamed task'}, not of {environment}; choose the matching task=")
+    if version.startswith("1.5"):
+        raise UserError(
+            f"{path} was recorded with robosuite {version}, whose controllers and object order differ from 1.4.1; "
+            "use the v1.4.1 file of the same task"
+        )
+    controller = kwargs.get("controller_configs") or {}
+    wrong = []
+    if kwargs.get("control_freq", action.control_hz) != action.control_hz:
+        wrong.append(f"control_freq {kwargs['control_freq']} instead of {action.control_hz}")
+    if controller:
+        wrong += _controller_differences(controller, action)
+    if wrong:
+        raise UserError(f"{path} was recorded under another contract: {'; '.join(wrong)}; use data of the task's own controller")
+    about = f"{controller.get('type', 'none')} kp {controller.get('kp')} damping {controller.get('damping')}" if controller else "none"
+    simulator = kwargs.get("simulator", "robosuite")
+    return SimulatorSpec(name=simulator, version=version, environment=name, controller=about)
+
+
+def _controller_differences(controller: dict[str, Any], action: ActionSpec) -> list[str]:
+    scale = [action.position_scale] * 3 + [action.rotation_scale] * 3
+    wrong = []
+    if controller.get("type") != "OSC_POSE":
+        wrong.append(f"controller {controller.get('type')} instead of OSC_POSE")
+    if controller.get("control_delta", True) is not True:
+        wrong.append("absolute instead of delta actions")
+    if controller.get("output_max", scale) != scale:
+        wrong.append(f"output_max {controller['output_max']} instead of {scale}")
+    return wrong
+
+
+def _states(demo: h5py.Group, observation: ObservationSpec, path: Path) -> np.ndarray:
+    """(T, Do) float32 in the contract's order."""
+    columns = []
+    for key in observation.lowdim:
+        where = f"{path}: {demo.name}/obs/{key.name}"
+        if f"obs/{key.name}" not in demo:
+            raise UserError(f"{where} is missing; the task needs it: add the key when extracting observations")
+        column = np.asarray(demo[f"obs/{key.name}"])
+        if column.ndim != 2 or column.shape[1] != key.size:
+            raise UserError(f"{where} has shape {column.shape}, expected (T, {key.size}); is it the file of this task?")
+        columns.append(_finite(column, where))
+    if len({len(c) for c in columns}) != 1:
+        raise UserError(f"{path}: {demo.name} has observations of different lengths; the file is damaged, record it again")
+    return np.concatenate(columns, axis=1, dtype=np.float32)  # To = 1 each: [T, size] ... -> [T, Do]
+
+
+def _actions(demo: h5py.Group, action: ActionSpec, path: Path) -> np.ndarray:
+    """(T, Da) float32."""
+    where, actions = f"{path}: {demo.name}/actions", np.asarray(demo["actions"])
+    if actions.ndim != 2 or actions.shape[1] != action.size:
+        raise UserError(f"{where} has shape {actions.shape}, expected (T, {action.size}); is it the file of this task?")
+    if np.abs(_finite(actions, where)).max(initial=0) > 1 + 1e-6:
+        raise UserError(f"{where} leaves [-1, 1]: these are not {action.meaning} actions; convert them to deltas first")
+    return actions.astype(np.float32)
+
+
+def _finite(values: np.ndarray, where: str) -> np.ndarray:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise UserError(f"{where} holds NaN or infinity at step {bad[0]} ({len(bad)} steps); remove that demonstration")
+    return values

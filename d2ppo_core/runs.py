@@ -1,0 +1,141 @@
+"""The folder of one run: resolved configuration, metrics, TensorBoard events, checkpoints, summary.
+
+`metrics.jsonl` is append-only. A resume file remembers how many bytes of it were written; resuming cuts it back to
+there, so that a killed and resumed run leaves the same lines as one that was not (apart from the `seconds` of each).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from .conf.schema import Config
+from .errors import UserError, explain_os_errors
+from .files import write_json, write_text
+
+RESUME_FILE = "resume.pt"
+
+
+class RunFolder:
+    """Owns `config.run_dir`. Use as a context manager; `finish` writes `summary.json` and prints its path last."""
+
+    def __init__(self, config: Config, command: str) -> None:
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        self.path = Path(config.run_dir or f"runs/{command}-{config.task.name}-{stamp}").absolute()
+        self.command = command
+        self.resuming = config.resume and (self.path / RESUME_FILE).exists()
+        self._prepare(config)
+        self._started = time.monotonic()
+        self._writers: list[Any] | None = None
+        self._project = config.wandb
+        self._metrics = open(self.path / "metrics.jsonl", "ab")  # noqa: SIM115, closed in __exit__
+
+    def _prepare(self, config: Config) -> None:
+        """Make the folder, or check that what is in it may be continued or replaced."""
+        used = (self.path / "config.yaml").exists()
+        text = OmegaConf.to_yaml(OmegaConf.structured(config))
+        if used and config.overwrite:
+            shutil.rmtree(self.path)
+        elif used and config.resume:
+            self._require_same(config)
+            return
+        elif used:
+            raise UserError(
+                f"{self.path} already holds a run; go on with it by resume=true, replace it by overwrite=true, "
+                "or choose another run_dir"
+            )
+        with explain_os_errors("making the run folder", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.path / "config.yaml", text)
+
+    def _require_same(self, config: Config) -> None:
+        """A resumed run must be the same run: only where it lives and how it is watched may change."""
+        before = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        now = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
+        free = {"run_dir", "resume", "overwrite", "wandb"}
+        changed = [k for k in now if k not in free and before.get(k) != now[k]]  # type: ignore[union-attr]
+        if changed:
+            raise UserError(
+                f"{self.path} was started with other settings of {', '.join(changed)}; resume with the same settings "
+                "(they are in its config.yaml) or choose another run_dir"
+            )
+
+    @property
+    def resume_file(self) -> Path:
+        """Where everything needed to go on is kept (`checkpoint.save_resume`)."""
+        return self.path / RESUME_FILE
+
+    def metrics_position(self) -> int:
+        """Bytes of metrics written so far; a part of every resume file."""
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        return self._metrics.tell()
+
+    def rewind_metrics(self, position: int) -> None:
+        """Forget the lines written after the resume file was."""
+        self._metrics.truncate(position)
+        self._metrics.seek(position)
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl and one point to each curve in TensorBoard (and W&B where asked)."""
+        line = {"step": step, **metrics, "seconds": round(time.monotonic() - self._started, 3)}
+        with explain_os_errors("writing", self.path / "metrics.jsonl"):
+            self._metrics.write(json.dumps(line).encode() + b"\n")
+            self._metrics.flush()
+        for writer in self._open_writers(step):
+            for name, value in metrics.items():
+                if isinstance(value, (int, float)):
+                    writer(name, value, step)
+
+    def _open_writers(self, step: int) -> list[Any]:
+        """TensorBoard and W&B, opened at the first line: `inspect` and `--help` need not wait for their import."""
+        if self._writers is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
+            self._writers = [self._board.add_scalar]
+            if self._project:
+                self._writers.append(_wandb_writer(self._project, self.path))
+        return self._writers
+
+    def finish(self, summary: dict[str, Any]) -> Path:
+        """Write `summary.json`; its path is the last line printed."""
+        path = self.path / "summary.json"
+        write_json(path, {"command": self.command, "seconds": round(time.monotonic() - self._started, 1), **summary})
+        print(path, flush=True)
+        return path
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._metrics.close()
+        if self._writers is not None:
+            self._board.close()
+
+
+def _wandb_writer(project: str, path: Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("wandb=... needs Weights & Biases; install the 'wandb' extra or leave it out") from error
+    wandb.init(project=project, name=path.name, dir=str(path), resume="allow", id=path.name)
+    return lambda name, value, step: wandb.log({name: value}, step=step)
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; a last line cut off by a kill is left out."""
+    lines = []
+    with explain_os_errors("reading", path), open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return lines
