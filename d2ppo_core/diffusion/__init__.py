@@ -1,0 +1,1 @@
+"""Noise schedule, and the denoising chain as a sequence of Gaussians with log-probabilities."""
