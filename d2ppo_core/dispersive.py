@@ -1,0 +1,187 @@
+"""Dispersive losses: repulsion between the features of a batch, without positives (Wang & He 2025; D2PPO Eq. 7-10).
+
+Three readings of the same idea, chosen by `dispersive=`:
+
+normalised  (default) scale-free: features are divided by the batch's RMS (gradient through it), squared distances are
+            per dimension, pairs i = j are left out, log-mean-exp is a logsumexp. Bounded, and it has a gradient.
+paper       Eq. 7-10 as printed: summed squared distance, i = j included, averaged over all K denoising steps.
+release     as the D2PPO code computes it: like `paper`, at the one sampled denoising step. For the usual widths
+            exp(-distance/tau) underflows and InfoNCE-L2 has no gradient at all; kept for reproduction.
+
+z (B, D) are the features of a batch of B samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .conf.schema import DispersiveConfig
+from .errors import UserError
+
+MODES = ("off", "normalised", "paper", "release")
+VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
+LAYERS = ("early", "mid", "late", "all", "released_early", "released_mid", "released_late")
+SATURATED = 1e-7  # gradient norm w.r.t. unit-RMS features below which the loss teaches nothing (float32 resolution)
+INFLATED = 5.0  # growth of the features' RMS over its first value that we warn of
+
+
+def squared_distances(z: Tensor) -> Tensor:
+    """||z_i - z_j||^2 for every pair, (B, D) -> (B, B), through the Gram matrix: no (B, B, D) tensor."""
+    gram = z @ z.T
+    norms = gram.diagonal()
+    return norms[:, None] + norms[None, :] - 2 * gram
+
+
+def cosine_similarities(z: Tensor) -> Tensor:
+    """z_i . z_j / (||z_i|| ||z_j||) for every pair, (B, D) -> (B, B)."""
+    unit = torch.nn.functional.normalize(z, dim=1)
+    return unit @ unit.T
+
+
+def unit_rms(z: Tensor) -> Tensor:
+    """z divided by the root mean square of all its B * D numbers; the gradient flows through the division."""
+    return z * z.square().mean().clamp(min=1e-24).rsqrt()
+
+
+def off_diagonal(pairs: Tensor) -> Tensor:
+    """(B, B) -> (B * (B-1),): every pair but i = j, without indexing."""
+    B = pairs.shape[0]
+    return pairs.flatten()[1:].view(B - 1, B + 1)[:, :-1].flatten()  # drops each diagonal entry
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """log( mean_n exp(values_n) ), without overflow or underflow."""
+    return torch.logsumexp(values, 0) - math.log(values.numel())
+
+
+def normalised_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
+    """The scale-free form of each variant; D_ij is a squared distance per dimension of unit-RMS features."""
+    if variant == "infonce_l2":  # log E_{i!=j} exp(-D_ij / tau)
+        return log_mean_exp(-off_diagonal(squared_distances(unit_rms(z)) / z.shape[1]) / tau)
+    if variant == "infonce_cosine":  # log E_{i!=j} exp(-(1 - cos_ij) / tau)
+        return log_mean_exp((off_diagonal(cosine_similarities(z)) - 1) / tau)
+    if variant == "hinge":  # E_{i!=j} max(0, margin - D_ij)^2
+        return (margin - off_diagonal(squared_distances(unit_rms(z)) / z.shape[1])).clamp(min=0).square().mean()
+    centred = z - z.mean(0)  # covariance: sum_{a!=b} Corr_ab^2 / D, of features standardised one by one
+    standard = centred / (centred.square().mean(0) + 1e-6 * centred.square().mean().detach()).sqrt()
+    correlation = standard.T @ standard / z.shape[0]
+    return (correlation.square().sum() - correlation.diagonal().square().sum()) / z.shape[1]
+
+
+def released_loss(z: Tensor, variant: str, tau: float) -> Tensor:
+    """The released formulas, i = j included; `margin` is 1 and tau is unused where the code does so."""
+    if variant == "infonce_l2":
+        return log_mean_exp((-squared_distances(z) / tau).flatten())
+    if variant == "infonce_cosine":  # log E exp(+cos / tau)
+        return log_mean_exp((cosine_similarities(z) / tau).flatten())
+    if variant == "hinge":
+        return (1.0 - squared_distances(z)).clamp(min=0).square().mean()
+    centred = z - z.mean(0)  # covariance: sum_{ab} Cov_ab^2, with the diagonal: it shrinks the features
+    return (centred.T @ centred / (z.shape[0] - 1)).square().sum()
+
+
+def paper_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
+    """Eq. 8-10 of the D2PPO paper at one denoising step, all pairs included (the paper has no covariance variant)."""
+    if variant == "infonce_l2":
+        return log_mean_exp((-squared_distances(z) / tau).flatten())
+    if variant == "infonce_cosine":  # D = 1 - cos
+        return log_mean_exp(((cosine_similarities(z) - 1) / tau).flatten())
+    return (margin - squared_distances(z)).clamp(min=0).square().mean()
+
+
+@dataclass(frozen=True)
+class Dispersion:
+    """The loss of one batch and what it did. All scalars."""
+
+    loss: Tensor
+    gradient_norm: float  # of the loss w.r.t. unit-RMS features
+    relative_distance: float  # mean pair distance over the features' scale, sqrt(D) * RMS
+    effective_rank: float  # exp(entropy of the normalised singular values of the centred features)
+    rms: float
+
+    def metrics(self) -> dict[str, float]:
+        """For the log; always written, whatever the sign of the loss."""
+        return {
+            "dispersive/loss": self.loss.item(), "dispersive/gradient_norm": self.gradient_norm,
+            "dispersive/relative_distance": self.relative_distance, "dispersive/effective_rank": self.effective_rank,
+            "dispersive/feature_rms": self.rms,
+        }
+
+
+class DispersiveLoss:
+    """One configured dispersive loss. Stateless but for the first RMS seen, which tells inflation."""
+
+    def __init__(self, config: DispersiveConfig) -> None:
+        for value, allowed, name in (
+            (config.mode, MODES, "mode"), (config.variant, VARIANTS, "variant"), (config.layer, LAYERS, "layer"),
+        ):
+            if value not in allowed:
+                raise UserError(f"dispersive.{name} is '{value}'; choose one of {', '.join(allowed)}")
+        if config.mode == "paper" and config.variant == "covariance":
+            raise UserError("the paper has no covariance variant; choose dispersive=normalised or dispersive=release for it")
+        if config.temperature <= 0:
+            raise UserError(f"dispersive.temperature is {config.temperature}; it must be above 0 (both papers use 0.5)")
+        self.config = config
+        self.first_rms: float | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the loss is computed at all."""
+        return self.config.mode != "off" and self.config.weight != 0
+
+    @property
+    def every_step(self) -> bool:
+        """Whether it is averaged over all K denoising steps (Eq. 7), each a forward pass of its own."""
+        return self.config.mode == "paper"
+
+    def of_feature(self, z: Tensor) -> Tensor:
+        """The loss of one feature tensor, (B, ...) flattened for each sample; 0 for a batch of one."""
+        z, c = z.flatten(1), self.config  # [B, ...] -> [B, D]
+        if z.shape[0] < 2:
+            return z.sum() * 0
+        if c.mode == "normalised":
+            return normalised_loss(z, c.variant, c.temperature, c.margin)
+        if c.mode == "paper":
+            return paper_loss(z, c.variant, c.temperature, c.margin)
+        return released_loss(z, c.variant, c.temperature)
+
+    def __call__(self, features: dict[str, Tensor], taps: tuple[str, ...]) -> Tensor:
+        """Mean of the loss over the tapped features."""
+        return torch.stack([self.of_feature(features[tap]) for tap in taps]).mean()
+
+    def diagnose(self, features: dict[str, Tensor], taps: tuple[str, ...]) -> Dispersion:
+        """Loss and statistics of the first tap, from detached features. For logging steps only."""
+        with torch.enable_grad():
+            z = features[taps[0]].detach().flatten(1).float().requires_grad_()  # [B, ...] -> [B, D]
+            loss = self.of_feature(z)
+            (gradient,) = torch.autograd.grad(loss, z)
+        rms = z.detach().square().mean().sqrt().item()
+        return Dispersion(loss.detach(), gradient.norm().item() * rms, relative_distance(z.detach()), effective_rank(z.detach()), rms)
+
+    def warning(self, dispersion: Dispersion) -> str | None:
+        """One sentence when the loss has no gradient, or when it only inflates the features."""
+        if self.first_rms is None:
+            self.first_rms = dispersion.rms
+        name = f"dispersive={self.config.mode} {self.config.variant} at {self.config.layer}"
+        if dispersion.gradient_norm < SATURATED:
+            return f"{name} is saturated: its gradient is zero, training is plain behaviour cloning; use dispersive=normalised"
+        if dispersion.rms > INFLATED * self.first_rms:
+            return f"{name} inflates the features ({dispersion.rms / self.first_rms:.0f} times their first scale) instead of dispersing them; use dispersive=normalised"
+        return None
+
+
+def relative_distance(z: Tensor) -> float:
+    """Mean distance of two different samples divided by sqrt(D) * RMS: sqrt(2) for independent centred features."""
+    distances = off_diagonal(squared_distances(z)).clamp(min=0).sqrt()
+    return (distances.mean() / (z.square().mean() * z.shape[1]).sqrt().clamp(min=1e-12)).item()
+
+
+def effective_rank(z: Tensor) -> float:
+    """exp(entropy of sigma / sum(sigma)), sigma the singular values of the centred features (Roy & Vetterli 2007)."""
+    sigma = torch.linalg.svdvals(z - z.mean(0))
+    p = sigma / sigma.sum().clamp(min=1e-12)
+    return torch.exp(-(p * p.clamp(min=1e-12).log()).sum()).item()
