@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,11 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
 
 from .cli import Command
 from .conf import schema
-from .contract import explain_validation
 from .errors import UserError
 
 CONF = str(Path(__file__).parent / "conf")
@@ -50,10 +47,7 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
 
 
 def typed(config: Any, name: str) -> schema.Config:
-    """The composed configuration as plain dataclasses; a missing value is named."""
-    missing = OmegaConf.missing_keys(config)
-    if missing:
-        raise UserError(f"no value for {', '.join(sorted(missing))}; give it as {sorted(missing)[0]}=VALUE")
+    """The composed configuration as plain dataclasses; in a sweep each job gets its own folder."""
     result = OmegaConf.to_object(config)
     if result.resume and result.overwrite:
         raise UserError("resume=true and overwrite=true exclude one another; give only one of them")
@@ -62,14 +56,6 @@ def typed(config: Any, name: str) -> schema.Config:
         job = hydra_config.job.override_dirname.replace("/", "_") or str(hydra_config.job.num)
         result.run_dir = str(Path(result.run_dir or f"runs/{name}-sweep") / job)
     return result
-
-
-def part(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:
-    """Validate a group's dictionary as the part of the contract it states; `where` names it in the error."""
-    try:
-        return model.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        raise UserError(f"{where} is not valid: {explain_validation(error)}") from error
 
 
 def _one_line(error: Exception) -> str:

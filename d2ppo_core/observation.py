@@ -39,11 +39,11 @@ def state_vector(spec: ObservationSpec, raw: RawObservation) -> np.ndarray:
 
 
 def model_state(spec: ObservationSpec, raw: RawObservation, device: torch.device | str = "cpu") -> Tensor:
-    """Raw observation of n environments, keys (n, To, size) oldest first -> model input (n, To*Do) float32."""
+    """Raw observation of n environments, keys (n, To, size) oldest first -> model input (n, To, Do) float32."""
     state = state_vector(spec, raw)  # [n, To, Do]
     if state.shape[1] != spec.history:
         raise UserError(f"the observation holds {state.shape[1]} time steps, the policy looks at {spec.history}")
-    return torch.from_numpy(state).to(device).flatten(1)  # [n, To, Do] -> [n, To*Do]
+    return torch.from_numpy(state).to(device)
 
 
 def dimension_names(spec: ObservationSpec) -> list[str]:

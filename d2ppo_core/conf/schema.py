@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from omegaconf import MISSING
-
 
 def option(default: Any, help: str) -> Any:
     """A dataclass field with its help text."""
@@ -56,9 +54,9 @@ class Success(Enum):
 
 @dataclass
 class TaskConfig:
-    name: str = option(MISSING, "name of the task, as written into checkpoints")
+    name: str = option("", "name of the task, as written into checkpoints")
     simulator: str = option("robosuite", "which installed simulator runs it")
-    environment: str = option(MISSING, "the simulator's own name of the task")
+    environment: str = option("", "the simulator's own name of the task")
     max_episode_steps: int = option(300, "control steps after which an episode is truncated")
     observation: dict[str, Any] = mapping("what the policy sees (contract.ObservationSpec)")
     action: dict[str, Any] = mapping("what an action means (contract.ActionSpec)")

@@ -1,0 +1,68 @@
+"""Windows of demonstrations: To observations up to now and the next H actions, kept whole on one device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..keyed import generator
+
+
+class ChunkWindows:
+    """Every training sample of a set of episodes, gathered by index; no worker processes.
+
+    A window starts at each control step. With `pad_ends` the last H-1 starts of an episode are used too, the last
+    action being repeated; the first To-1 repeat the first observation.
+    """
+
+    def __init__(
+        self, states: list[np.ndarray], actions: list[np.ndarray], history: int, horizon: int, pad_ends: bool,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`states` and `actions`: for each episode (T, Do) and (T, Da) float32, in model units."""
+        lengths = np.array([len(a) for a in actions])
+        first = np.concatenate([[0], np.cumsum(lengths)[:-1]])  # where each episode begins in the concatenation
+        now, begin, end = [], [], []
+        for start, length in zip(first, lengths, strict=True):
+            count = length if pad_ends else max(0, length - horizon + 1)
+            now.append(start + np.arange(count))
+            begin.append(np.full(count, start))
+            end.append(np.full(count, start + length - 1))
+        def tensor(values: list[np.ndarray]) -> Tensor:
+            return torch.from_numpy(np.concatenate(values)).to(device)
+
+        self.states, self.actions = tensor(states), tensor(actions)
+        self._now, self._begin, self._end = tensor(now), tensor(begin), tensor(end)
+        self._back = torch.arange(1 - history, 1, device=device)  # -To+1 ... 0
+        self._ahead = torch.arange(horizon, device=device)  # 0 ... H-1
+
+    def __len__(self) -> int:
+        return len(self._now)
+
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Windows `index` (B,) -> states (B, To, Do), actions (B, H, Da)."""
+        now, begin, end = self._now[index, None], self._begin[index, None], self._end[index, None]
+        seen = torch.maximum(now + self._back, begin)  # [B, 1] + [To] -> [B, To]
+        done = torch.minimum(now + self._ahead, end)  # [B, 1] + [H] -> [B, H]
+        return self.states[seen], self.actions[done]
+
+
+class KeyedBatches:
+    """Shuffled batches: step s alone decides which windows it holds, so a run resumes anywhere without saved state.
+
+    Each epoch is one permutation named by (seed, epoch); what does not fill a batch is left out of that epoch.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int) -> None:
+        self.count, self.batch, self.seed = count, min(batch, count), seed
+        self.per_epoch = max(1, count // self.batch)
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def __call__(self, step: int) -> Tensor:
+        """Indices (B,) of gradient step `step`."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._order = torch.randperm(self.count, generator=generator(self.seed, "epoch", epoch))
+            self._epoch = epoch
+        return self._order[position * self.batch : (position + 1) * self.batch]

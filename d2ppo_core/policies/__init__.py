@@ -1,0 +1,1 @@
+"""Policies behind one interface: `loss` (behaviour cloning), `sample` and `log_prob` (fine-tuning, acting)."""
