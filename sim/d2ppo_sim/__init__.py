@@ -1,0 +1,1 @@
+"""Simulators behind the VectorEnv protocol, scripted experts, and the commands that use them."""
