@@ -139,9 +139,9 @@ class DispersiveLoss:
         return self.config.mode == "paper"
 
     def of_feature(self, z: Tensor) -> Tensor:
-        """The loss of one feature tensor, (B, ...) flattened for each sample; 0 for a batch of one."""
+        """The loss of one feature tensor, (B, ...) flattened for each sample; 0 for a batch of one, or when off."""
         z, c = z.flatten(1), self.config  # [B, ...] -> [B, D]
-        if z.shape[0] < 2:
+        if z.shape[0] < 2 or c.mode == "off":
             return z.sum() * 0
         if c.mode == "normalised":
             return normalised_loss(z, c.variant, c.temperature, c.margin)

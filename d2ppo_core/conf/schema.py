@@ -122,6 +122,7 @@ class RolloutConfig:
 @dataclass
 class AlgorithmConfig:
     iterations: int = option(81, "rollout-and-update rounds")
+    sampler: dict[str, Any] = mapping("what fine-tuning changes in the checkpoint's sampler (contract.SamplerSpec)")
     discount: float = option(0.999, "gamma, applied once for a chunk")
     gae_lambda: float = option(0.95, "lambda of the advantage estimate")
     denoising_discount: float = option(0.99, "gamma_denoise: the advantage of noisier steps is scaled down by it")
@@ -210,7 +211,7 @@ class Config:
 PARTS: dict[str, tuple[str, ...]] = {
     "demos": ("task", "demos"),
     "pretrain": ("task", "data", "policy", "dispersive", "train", "ema"),
-    "finetune": ("task", "checkpoint", "algorithm", "rollout", "evaluation", "policy", "minibatch", "truncation"),
+    "finetune": ("task", "checkpoint", "algorithm", "rollout", "evaluation", "minibatch", "truncation"),
     "evaluate": ("checkpoint", "baseline", "evaluation"),
 }
 """Which parts of `Config` each command reads, besides seed, device, threads, run_dir, resume, overwrite, wandb."""

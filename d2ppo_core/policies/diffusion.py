@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..contract import PolicySpec
+from ..contract import PolicySpec, SamplerSpec
 from ..diffusion.chain import DenoisingChain, gaussian_log_prob
 from ..diffusion.schedule import NoiseSchedule
 from ..dispersive import DispersiveLoss
@@ -60,6 +60,13 @@ class DiffusionPolicy(nn.Module):
     def freeze_base(self) -> None:
         """Keep a frozen copy of the network as it is now: the policy from which fine-tuning starts."""
         self.base = copy.deepcopy(self.network).requires_grad_(False)
+
+    def set_sampler(self, sampler: SamplerSpec) -> None:
+        """Denoise differently from now on; the weights stay."""
+        device = self.exploring.A.device
+        self.spec = self.spec.model_copy(update={"sampler": sampler})
+        self.exploring = DenoisingChain(sampler, explore=True).to(device)
+        self.acting = DenoisingChain(sampler, explore=False).to(device)
 
     def condition(self, state: Tensor) -> Tensor:
         """States (B, To, Do) in SI units -> what the network sees, (B, To*Do)."""
@@ -121,20 +128,28 @@ class DiffusionPolicy(nn.Module):
         log_prob = torch.stack(log_probs, 1) if log_probs else x.new_zeros(len(x), 0, *x.shape[1:])
         return Sample(x, torch.stack(results, 1), log_prob)
 
-    def log_prob(self, state: Tensor, x: Tensor, x_next: Tensor, step: Tensor, *, of_base: bool = False) -> Tensor:
+    def log_prob(self, state: Tensor, x: Tensor, x_next: Tensor, step: Tensor) -> Tensor:
         """log pi_theta(x_next | x, s) of single denoising steps, number by number (DPPO Eq. 4.3).
 
         Args:
             state: (B, To, Do). x, x_next: (B, H, Da), the action before and after the step.
             step: (B,) long, index i of the step among the S.
-            of_base: under the frozen pre-trained network.
 
         Returns:
             (B, H, Da). The mean uses sigma_i, the density max(sigma_i, min_logprob_std).
         """
-        chain, network = self.exploring, (self.base if of_base else self.network)
-        epsilon, _ = network(x, chain.t[step], self.condition(state))
+        chain = self.exploring
+        epsilon, _ = self.network(x, chain.t[step], self.condition(state))
         return gaussian_log_prob(x_next, chain.mean(x, epsilon, step), chain.logprob_std()[step])
+
+    @torch.no_grad()
+    def sample_base(self, state: Tensor, noise: Tensor) -> Tensor:
+        """Chains (B, K'+1, H, Da) of the frozen pre-trained policy, with the exploration noise of training."""
+        trained, self.network = self.network, self.base  # type: ignore[assignment]
+        try:
+            return self.sample(state, noise, explore=True).chain
+        finally:
+            self.network = trained
 
     @property
     def first_finetuned(self) -> int:

@@ -1,0 +1,70 @@
+"""Checkpoint in, action chunk out: what evaluation and the robot both call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .action import apply_limits
+from .checkpoint import load_part, read_policy
+from .contract import SamplerSpec, explain_validation
+from .envs import RawObservation
+from .errors import UserError
+from .keyed import action_noise
+from .observation import model_state
+from .policies.diffusion import DiffusionPolicy
+
+
+def load_policy(path: str | Path, device: torch.device | str = "cpu", weights: str = "", steps: int = 0) -> DiffusionPolicy:
+    """Rebuild a policy from its file alone.
+
+    Args:
+        weights: "ema" or "raw" instead of what the contract says; empty: what it says.
+        steps: number of DDIM steps instead of the contract's sampler; 0: the contract's.
+    """
+    spec, parts = read_policy(path)
+    if steps and spec.sampler.finetuned_steps and "base" in parts:
+        raise UserError(f"{path} was fine-tuned on {spec.sampler.steps} denoising steps, some by its frozen base; evaluation.steps cannot change that")
+    if steps:
+        values = spec.sampler.model_dump() | {"kind": "ddim", "steps": steps, "finetuned_steps": min(steps, spec.sampler.finetuned_steps)}
+        try:
+            spec = spec.model_copy(update={"sampler": SamplerSpec.model_validate(values)})
+        except ValueError as error:
+            raise UserError(f"evaluation.steps={steps}: {explain_validation(error)}") from error  # type: ignore[arg-type]
+    chosen = weights or spec.weights
+    if chosen not in parts:
+        raise UserError(f"{path} has no '{chosen}' weights, only {', '.join(p for p in parts if p in ('raw', 'ema'))}")
+    policy = DiffusionPolicy(spec)
+    load_part(policy.network, parts, chosen, path)
+    load_part(policy.normalizer, parts, "normalizer", path)
+    if "base" in parts:
+        policy.freeze_base()
+        load_part(policy.base, parts, "base", path)  # type: ignore[arg-type]
+    return policy.to(device).eval()
+
+
+class Actor:
+    """A policy that acts: raw observations of n environments in, raw action chunks out.
+
+    Its randomness is named by (seed, episode seed, chunk index), so a chunk depends neither on the batch it was
+    computed in nor on what was computed before.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, seed: int, explore: bool = False) -> None:
+        self.policy, self.seed, self.explore = policy, seed, explore
+        self.device = next(policy.parameters()).device
+
+    def act(self, raw: RawObservation, episode_seeds: list[int], chunk_indices: list[int]) -> np.ndarray:
+        """Keys (n, To, size) -> (n, Ta, Da) float64, denormalised and inside the limits of the contract."""
+        spec = self.policy.spec
+        state = model_state(spec.observation, raw, self.device)
+        noise = action_noise(self.seed, episode_seeds, chunk_indices, self.policy.noise_shape).to(self.device)
+        chunk = self.policy.sample(state, noise, self.explore).chunk[:, : spec.executed]  # [n, H, Da] -> [n, Ta, Da]
+        return self.to_raw(chunk)
+
+    def to_raw(self, chunk: torch.Tensor) -> np.ndarray:
+        """Model units (n, Ta, Da) -> raw policy actions, float64."""
+        raw = self.policy.normalizer.denormalize_action(chunk).cpu().numpy().astype(np.float64)
+        return apply_limits(raw, self.policy.spec.action)

@@ -1,0 +1,1 @@
+"""Stage 2: policy-gradient fine-tuning through the denoising chain (DPPO)."""
