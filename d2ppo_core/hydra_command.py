@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
+import re
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -28,19 +30,26 @@ ConfigStore.instance().store(name="schema", node=schema.Config)
 def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.Config], Any]) -> Command:
     """Make `main(config)` a command of the dispatcher, with overrides, `-m` sweeps and `--help`."""
 
-    def job(config: Any) -> None:
-        main(typed(config, name))
-
     def run(arguments: list[str]) -> int:
         if "--help" in arguments or "-h" in arguments:
             print(help_text(name, summary, example))
             return 0
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of being printed and lost
+        mistakes: list[UserError] = []
+
+        def job(config: Any) -> None:
+            try:
+                main(typed(config, name))
+            except UserError as error:  # raised below: inside, Hydra would print a heading of its own
+                mistakes.append(error)
+
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # other exceptions reach us instead of being printed and lost
         sys.argv = [f"d2ppo {name}", *arguments]
         try:
             hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"{_one_line(error)}; `d2ppo {name} --help` lists every option") from error
+            raise UserError(f"{_explain(error)}; `d2ppo {name} --help` lists every option") from error
+        if mistakes:
+            raise mistakes[0]
         return 0
 
     return Command(summary, run)
@@ -58,9 +67,24 @@ def typed(config: Any, name: str) -> schema.Config:
     return result
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text[:1].lower() + text[1:].rstrip(".")
+def _explain(error: Exception) -> str:
+    """Hydra's complaint in one line, with its reason, and with the options that look like the one given."""
+    text = " ".join(str(error).split()).rstrip(".")
+    if found := re.match(r"Could not override '([^']+)'", text):
+        near = difflib.get_close_matches(found[1], _option_names(schema.Config()), n=3)
+        return f"there is no option '{found[1]}'" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        text += ": " + str(error.__cause__).splitlines()[0]
+    return text[:1].lower() + text[1:]
+
+
+def _option_names(value: Any, prefix: str = "") -> list[str]:
+    """Every option as it is written on the command line."""
+    names = []
+    for f in dataclasses.fields(value):
+        item = getattr(value, f.name)
+        names += _option_names(item, f"{prefix}{f.name}.") if dataclasses.is_dataclass(item) else [prefix + f.name]
+    return names
 
 
 def help_text(name: str, summary: str, example: str) -> str:
