@@ -69,7 +69,7 @@ def typed(config: Any, name: str) -> schema.Config:
 
 def _explain(error: Exception) -> str:
     """Hydra's complaint in one line, with its reason, and with the options that look like the one given."""
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split()).split(" Config search path")[0].rstrip(".")
     if found := re.match(r"Could not override '([^']+)'", text):
         near = difflib.get_close_matches(found[1], _option_names(schema.Config()), n=3)
         return f"there is no option '{found[1]}'" + (f"; did you mean {' or '.join(near)}?" if near else "")
