@@ -1,0 +1,29 @@
+# Everything a newcomer needs; `make` alone lists it. `demo` and `test` set up first, which costs nothing once done.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint clean
+
+# Two test processes with one thread each: torch's own threads would only fight over the cores.
+WORKERS ?= 2
+PYTEST = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 .venv/bin/python -m pytest --durations=10
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv with the pinned packages (does nothing when nothing changed; PYTHON=python3.12 to choose)
+	@bash scripts/setup.sh
+
+demo: setup ## demonstrations, pre-training, fine-tuning, evaluation and a report of robosuite Lift, in runs/demo
+	@bash scripts/demo.sh
+
+test: setup ## all tests but the slow ones (ARGS="-k name" passes options to pytest)
+	@$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-slow: setup ## the tests that take minutes each
+	@$(PYTEST) -m slow $(ARGS)
+
+lint: setup ## ruff
+	@.venv/bin/ruff check .
+
+clean: ## remove caches and build leftovers (keeps .venv, runs and demos)
+	@rm -rf build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
