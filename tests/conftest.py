@@ -1,0 +1,18 @@
+"""Fixtures shared by the houses' tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support import ENV_ARGS, reach_episodes
+
+from d2ppo_core.data.robomimic import write_demonstrations
+
+
+@pytest.fixture(scope="session")
+def reach_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A robomimic file of the toy task."""
+    path = tmp_path_factory.mktemp("data") / "reach.hdf5"
+    write_demonstrations(path, reach_episodes(), ENV_ARGS, {})
+    return path

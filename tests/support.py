@@ -1,0 +1,44 @@
+"""Small demonstrations of the toy task, and a way to run commands as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+from d2ppo_core.data.robomimic import Episode
+
+ENV_ARGS = {"env_name": "Reach", "env_version": "1", "type": 1, "env_kwargs": {"control_freq": 20, "simulator": "toy"}}
+
+
+def reach_episodes(count: int = 12, length: int = 20, seed: int = 0) -> list[Episode]:
+    """Noisy straight walks to a goal in the plane."""
+    rng, episodes = np.random.default_rng(seed), []
+    for _ in range(count):
+        position, goal = rng.uniform(-1, 1, 2), rng.uniform(-1, 1, 2)
+        positions, actions = [], []
+        for _ in range(length):
+            action = np.clip((goal - position) / 0.1 + rng.normal(0, 0.2, 2), -1, 1)
+            positions.append(position)
+            actions.append(action)
+            position = position + 0.1 * action
+        episodes.append(Episode(
+            obs={"position": np.array(positions), "goal": np.tile(goal, (length, 1))}, actions=np.array(actions),
+            rewards=np.zeros(length), dones=np.zeros(length, dtype=int),
+        ))
+    return episodes
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of `d2ppo` in this interpreter."""
+    return [sys.executable, "-m", "d2ppo_core.cli", *arguments]
+
+
+def d2ppo(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `d2ppo ARGUMENTS` in a process of its own."""
+    result = subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    )
+    assert not check or result.returncode == 0, result.stderr
+    return result
