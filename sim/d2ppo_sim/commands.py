@@ -1,0 +1,82 @@
+"""The simulator house's commands. Importing this module imports neither robosuite nor MuJoCo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from d2ppo_core.conf.schema import Config
+from d2ppo_core.errors import UserError
+from d2ppo_core.hydra_command import hydra_command
+from d2ppo_core.runs import RunFolder
+from d2ppo_core.tasks import require_task
+
+
+def demos(config: Config) -> None:
+    """Record demonstrations with the task's scripted expert."""
+    from . import demos as recording
+
+    task, options = require_task(config), config.demos
+    if options.episodes < 1 or min(options.first_seed, options.position_noise, options.rotation_noise) < 0:
+        raise UserError("demos.episodes must be at least 1; demos.first_seed and both noises must not be negative")
+    settings = recording.Settings(
+        simulator=task.simulator,
+        environment=task.environment,
+        first_seed=options.first_seed,
+        position_noise=options.position_noise,
+        rotation_noise=options.rotation_noise,
+        max_steps=options.max_episode_steps or task.max_episode_steps,
+    )
+    recording.expert_for(settings)
+    out = Path(options.out or f"demos/{task.name}.hdf5").absolute()
+    parts = recording.open_parts(out, settings, config.overwrite)  # before a run folder appears for a command that is refused
+    with RunFolder(config, "demos") as run, _progress() as progress:
+        shown = progress.add_task(f"recording {task.name}", total=options.episodes)
+        logged = 0
+
+        def on_trial(trials: list[Any]) -> None:
+            nonlocal logged
+            kept = min(sum(t.success for t in trials), options.episodes)
+            progress.update(shown, completed=kept)
+            if kept >= logged + 10 or kept == options.episodes > logged:
+                logged = kept
+                run.log(kept, {"kept": kept, "tried": len(trials)})
+
+        used = recording.record(settings, options.episodes, out, parts, options.workers, on_trial)
+        progress.stop()
+        accepted = recording.acceptance(used)
+        _print_acceptance(accepted)
+        steps = [t.steps for t in used if t.success]
+        run.finish({
+            "file": str(out),
+            "kept": len(steps),
+            "tried": len(used),
+            "acceptance": accepted,
+            "control_steps": sum(steps),
+            "mean_steps": sum(steps) / len(steps),
+        })
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True))
+
+
+def _print_acceptance(accepted: dict[str, dict[str, int]]) -> None:
+    """What share of each mode's episodes was kept: discarding failures shifts the data towards the easier modes."""
+    table = Table("mode", "kept", "tried", "share")
+    for mode, count in accepted.items():
+        table.add_row(mode, str(count["kept"]), str(count["tried"]), f"{count['kept'] / count['tried']:.0%}")
+    Console().print(table)
+
+
+DEMOS = hydra_command(
+    "demos",
+    "record demonstrations with a scripted expert, as a robomimic HDF5 file",
+    "d2ppo demos task=lift demos.episodes=60 demos.position_noise=0.3 demos.rotation_noise=0.15",
+    demos,
+)
