@@ -112,6 +112,8 @@ pip_install() { # what it is, then pip's arguments
     echo "setup: installing $what"
     [[ -t 1 ]] || quiet=(--quiet --progress-bar off)
     if ! .venv/bin/python -m pip install "${quiet[@]}" --no-build-isolation "$@" 2>"$ERRORS"; then
+        # pip changes nothing before all is downloaded: after any other failure than this one .venv is still whole.
+        grep -q 'Could not install packages' "$ERRORS" || rm -f "$UNDERWAY"
         stop "installing $what failed: $(grep -i error "$ERRORS" | tail -n 1) (all of it: $ERRORS); check network and disk, then run 'make setup' again"
     fi
 }
