@@ -18,6 +18,8 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        if size < 4 or size % 2:
+            raise ValueError(f"the time embedding's size must be even and at least 4, not {size}")
         half = size // 2
         self.register_buffer("frequencies", torch.exp(-math.log(10000) / (half - 1) * torch.arange(half)), persistent=False)
         self.layers = nn.Sequential(nn.Linear(size, 2 * size), nn.Mish(), nn.Linear(2 * size, size))
@@ -46,13 +48,15 @@ class Trunk(nn.Module):
     """The MLP behind every network here: (B, size_in) -> (B, size_out), residual or plain, naming its features.
 
     Residual: Linear, then (len(hidden) - 1) / 2 residual blocks, then Linear with no activation before it. Plain:
-    Linear and activation for each hidden layer, then Linear.
+    Linear (LayerNorm) and activation for each hidden layer, then Linear.
     """
 
     def __init__(
         self, size_in: int, hidden: Sequence[int], size_out: int, activation: str, layer_norm: bool, residual: bool
     ) -> None:
         super().__init__()
+        if not hidden:
+            raise ValueError("an MLP needs at least one hidden width (condition_hidden ends with the encoder's output size)")
         self.residual, self.activation = residual, ACTIVATIONS[activation]()
         if residual:
             if len(hidden) % 2 == 0 or len(set(hidden)) != 1:
@@ -64,6 +68,7 @@ class Trunk(nn.Module):
             self.first = nn.Linear(size_in, hidden[0])
             sizes = zip(hidden[:-1], hidden[1:], strict=True)
             self.blocks = nn.ModuleList(nn.Linear(a, b) for a, b in sizes)
+            self.norms = nn.ModuleList(nn.LayerNorm(width) if layer_norm else nn.Identity() for width in hidden)
         self.last = nn.Linear(hidden[-1], size_out)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -75,9 +80,8 @@ class Trunk(nn.Module):
                 h, features[f"block{n}.inside"] = block(h)
                 features[f"block{n}"] = h
         else:
-            h = self.activation(self.first(x))
-            features = {"hidden0": h}
-            for n, layer in enumerate(self.blocks):
-                h = features[f"hidden{n + 1}"] = self.activation(layer(h))
+            h, features = x, {}
+            for n, layer in enumerate((self.first, *self.blocks)):
+                h = features[f"hidden{n}"] = self.activation(self.norms[n](layer(h)))
         out = features["output"] = self.last(h)
         return out, features

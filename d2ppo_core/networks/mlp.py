@@ -47,6 +47,8 @@ class DiffusionMLP(nn.Module):
         n = self.blocks
         if not self.trunk.residual:
             return {name: f"hidden{(n + 1) * q // 4}" for name, q in (("early", 1), ("mid", 2), ("late", 3))}
+        if n == 0:
+            return dict.fromkeys(("early", "mid", "late"), "input")
         if n == 1:
             return {"early": "input", "mid": "block0.inside", "late": "block0"}
         return {name: f"block{max(0, -(-n * q // 4) - 1)}" for name, q in (("early", 1), ("mid", 2), ("late", 3))}
