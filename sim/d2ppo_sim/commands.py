@@ -33,7 +33,8 @@ def demos(config: Config) -> None:
     )
     recording.expert_for(settings)
     out = Path(options.out or f"demos/{task.name}.hdf5").absolute()
-    parts = recording.open_parts(out, settings, config.overwrite)  # before a run folder appears for a command that is refused
+    # Before the run folder: a command that is refused leaves nothing behind.
+    parts = recording.open_parts(out, settings, config.overwrite)
     with RunFolder(config, "demos") as run, _progress() as progress:
         shown = progress.add_task(f"recording {task.name}", total=options.episodes)
         logged = 0
@@ -46,7 +47,9 @@ def demos(config: Config) -> None:
                 logged = kept
                 run.log(kept, {"kept": kept, "tried": len(trials)})
 
-        used = recording.record(settings, options.episodes, out, parts, options.workers, on_trial)
+        used = recording.record(
+            settings, options.episodes, out, parts=parts, workers=options.workers, on_trial=on_trial
+        )
         progress.stop()
         accepted = recording.acceptance(used)
         _print_acceptance(accepted)
@@ -62,8 +65,8 @@ def demos(config: Config) -> None:
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
 
 
 def _print_acceptance(accepted: dict[str, dict[str, int]]) -> None:

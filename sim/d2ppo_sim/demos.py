@@ -139,7 +139,8 @@ class Recorder:
 
 
 def record(
-    settings: Settings, episodes: int, out: Path, parts: Path, workers: int, on_trial: Callable[[list[Trial]], None]
+    settings: Settings, episodes: int, out: Path, *, parts: Path, workers: int,
+    on_trial: Callable[[list[Trial]], None],
 ) -> list[Trial]:
     """Record until `episodes` succeed and write them to `out`. Goes on where a killed run of the same settings stopped.
 

@@ -1,7 +1,7 @@
 """Scripted experts. They see what a policy sees, and draw one of several ways of doing the task for each episode.
 
 Each expert is built for one episode from its own generator and the first observation, names its `mode`, and maps an
-observation to a clean action. The noise is added outside (`ActionNoise`), so that what is recorded is what was executed.
+observation to a clean action. The noise is added outside (`ActionNoise`): what is recorded is what was executed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Expert(Protocol):
 
 
 class ActionNoise:
-    """Ornstein-Uhlenbeck noise on an action: x' = rho x + sqrt(1 - rho^2) sigma z, so its standard deviation is sigma."""
+    """Ornstein-Uhlenbeck noise: x' = rho x + sqrt(1 - rho^2) sigma z, whose standard deviation is sigma."""
 
     def __init__(self, rng: np.random.Generator, deviations: np.ndarray) -> None:
         self._rng = rng
@@ -115,7 +115,7 @@ class LiftExpert:
             turned = (self._down * Rotation.from_quat(seen["robot0_eef_quat"]).inv()).magnitude()
             if np.linalg.norm(hand[:2] - cube[:2]) > 2 * self.CENTRED or turned > 0.2:
                 swing = self._bow * max(0.0, 1 - self._steps / self.ARC_STEPS) * self._left
-                return cube + [*swing, self._hover]
+                return cube + np.array([*swing, self._hover])
             self._phase = "descend"
         if self._phase == "descend":
             target = self._descent(hand, cube)
@@ -127,10 +127,10 @@ class LiftExpert:
                 return self._closed_at
             self._phase = "lift"
         height = np.clip((hand[2] - self._closed_at[2]) / self.LIFT, 0.0, 1.0)
-        return self._closed_at + [*(height * self._lift_drift), self.LIFT]
+        return self._closed_at + np.array([*(height * self._lift_drift), self.LIFT])
 
     def _descent(self, hand: np.ndarray, cube: np.ndarray) -> np.ndarray | None:
-        """The next point of the descent (3,) m, a funnel: no lower while off centre. None once it is around the cube."""
+        """The next point of the descent (3,) m: no lower while off centre. None once it is around the cube."""
         centred = np.linalg.norm(hand[:2] - cube[:2]) <= self.CENTRED
         low = cube[2] + self._depth
         if centred and abs(hand[2] - low) < 0.006:

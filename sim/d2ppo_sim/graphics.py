@@ -5,6 +5,7 @@ Rendering is optional. Where neither EGL nor OSMesa is there, everything but `re
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import logging
 import os
@@ -90,12 +91,14 @@ class Camera:
         screen.offwidth, screen.offheight = max(width, screen.offwidth), max(height, screen.offheight)
         try:
             self._renderer = mujoco.Renderer(self._model, height=height, width=width)
-        except Exception as error:  # the backends raise ImportError, AttributeError, RuntimeError and errors of their own
+        except Exception as error:  # each backend has its own: ImportError, AttributeError, EGLError, …
             raise UserError(NO_GRAPHICS.format(why=f" ({' '.join(str(error).split())})")) from error
+        atexit.register(self.close)  # before MuJoCo's own exit handler takes the display away
         self._size = (height, width)
 
     def close(self) -> None:
         """Free the OpenGL context."""
+        atexit.unregister(self.close)
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = self._size = None

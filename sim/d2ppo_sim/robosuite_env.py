@@ -27,6 +27,7 @@ ROBOTS: dict[str, dict[str, Any]] = {
     "NutAssemblySquare": {"robots": ["Panda"]},
     "TwoArmTransport": {"robots": ["Panda", "Panda"], "env_configuration": "single-arm-opposed"},
 }
+PROPRIOCEPTION = ("eef_pos", "eef_quat", "gripper_qpos")  # of each arm, in the order of the state vector
 CAMERAS = {"TwoArmTransport": "frontview"}  # where "agentview" shows too little
 CONTROLLER: dict[str, Any] = {  # DPPO's env_meta, which is robomimic's
     "type": "OSC_POSE",
@@ -173,7 +174,7 @@ class RobosuiteEnv:
 
         Sensors of the object modality read the hand's pose from the cache, so those come along, and come first.
         """
-        proprio = {f"robot{i}_{part}" for i in range(len(self.env.robots)) for part in ("eef_pos", "eef_quat", "gripper_qpos")}
+        proprio = {f"robot{i}_{part}" for i in range(len(self.env.robots)) for part in PROPRIOCEPTION}
         return [
             (name, item._sensor, item.modality == "object" and item.is_active())
             for name, item in self.env._observables.items()
@@ -194,7 +195,7 @@ class RobosuiteEnv:
         """robosuite's observation under robomimic's names: for each arm pose and fingers, and "object"."""
         seen = {}
         for i in range(len(self.env.robots)):
-            for part in ("eef_pos", "eef_quat", "gripper_qpos"):
+            for part in PROPRIOCEPTION:
                 seen[f"robot{i}_{part}"] = np.array(raw[f"robot{i}_{part}"], dtype=np.float64)
         seen["object"] = np.array(raw["object-state"], dtype=np.float64)
         return seen

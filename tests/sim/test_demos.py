@@ -25,7 +25,7 @@ LIFT = demos.Settings("robosuite", "Lift", 0, 0.1, 0.05, 300)
 
 def record(settings, episodes, out, workers=1, overwrite=False):
     parts = demos.open_parts(out, settings, overwrite)
-    return demos.record(settings, episodes, out, parts, workers, lambda trials: None)
+    return demos.record(settings, episodes, out, parts=parts, workers=workers, on_trial=lambda trials: None)
 
 
 def test_noise_has_the_deviation_asked_for_and_is_clipped():

@@ -101,7 +101,7 @@ def test_success_goes_on_paying_when_it_does_not_terminate(winning):
     _, first = winning
     _, step = after(winning, limit=first, terminate=False, upto=first)
     assert step.success[0] and step.truncated[0] and not step.terminated[0]
-    env, later = after(winning, limit=100, terminate=False, upto=60)
+    _, later = after(winning, limit=100, terminate=False, upto=60)
     assert later.reward[0] == 4.0 and not later.terminated[0] and not later.truncated[0]
 
 
