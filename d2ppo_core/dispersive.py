@@ -67,7 +67,7 @@ def normalised_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tenso
     if variant == "hinge":  # E_{i!=j} max(0, margin - D_ij)^2
         return (margin - off_diagonal(squared_distances(unit_rms(z)) / z.shape[1])).clamp(min=0).square().mean()
     centred = z - z.mean(0)  # covariance: sum_{a!=b} Corr_ab^2 / D, of features standardised one by one
-    standard = centred / (centred.square().mean(0) + 1e-6 * centred.square().mean().detach()).sqrt()
+    standard = centred / (centred.square().mean(0) + 1e-6 * centred.square().mean().detach()).clamp(min=1e-24).sqrt()
     correlation = standard.T @ standard / z.shape[0]
     return (correlation.square().sum() - correlation.diagonal().square().sum()) / z.shape[1]
 
