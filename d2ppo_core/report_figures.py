@@ -121,6 +121,8 @@ def _axes(ax: Axes, title: str, x: str, y: str = "", *, log: bool = False, unit:
         ax.set_yscale("log")  # only where it helps: less than a decade reads better on a linear axis
     if unit:
         ax.set_ylim(-0.03, 1.03)
+    if not (ax.lines or ax.patches):
+        ax.text(0.5, 0.5, "nothing recorded", transform=ax.transAxes, ha="center", va="center", color=MUTED)
 
 
 def _short(value: float, _: int) -> str:
@@ -176,7 +178,8 @@ def rollout_success(ax: Axes, runs: Sequence[Run]) -> None:
         if len(points[0][0]) and len({len(y) for _, y in points}) == 1:
             (x, value), (_, low), (_, high) = points
             reach = [np.maximum(value - low, 0), np.maximum(high - value, 0)]
-            ax.errorbar(x, value, reach, fmt="D", color=INK, markersize=4, capsize=2, linewidth=1)
+            fill = COLOURS[n % len(COLOURS)]
+            ax.errorbar(x, value, reach, fmt="D", color=INK, mfc=fill, markersize=4.5, capsize=2, linewidth=1)
     _axes(ax, "Success while fine-tuning, with exploration noise", "control steps", "success rate", unit=True)
 
 
@@ -258,13 +261,19 @@ def result_png(rows: Rows, finetunes: Sequence[Run], pretrains: Sequence[Run]) -
     if any(len(run.curve("rollout/success_rate")[0]) for run in finetunes):
         parts.append(lambda ax: rollout_success(ax, finetunes))
     elif any(len(run.curve("train/diffusion_loss")[0]) for run in pretrains):
+        finetunes = []
         parts.append(lambda ax: _loss(ax, pretrains))
     if not parts:
         return None
 
     def draw(figure: Figure) -> None:
-        for ax, part in zip(np.atleast_1d(figure.subplots(1, len(parts))), parts, strict=True):
+        axes = np.atleast_1d(figure.subplots(1, len(parts)))
+        for ax, part in zip(axes, parts, strict=True):
             part(ax)
+        names = [run.name for run in (finetunes or pretrains)]
+        if len(parts) > bool(rows) and len(names) > 1:
+            handles = [axes[-1].plot([], [], **look(n))[0] for n in range(len(names))]
+            axes[-1].legend(handles, [label(name, 30) for name in names], fontsize=8)
 
     return png(draw, (5.2 * len(parts), 2.8))
 
