@@ -18,6 +18,7 @@ from d2ppo_core.contract import ActionSpec, ObservationSpec, SimulatorSpec
 from d2ppo_core.errors import UserError
 from d2ppo_core.tasks import action_spec, load_task, observation_spec, task_names
 
+from .arm_control import ArmControl
 from .episode import Observation, Outcome
 from .graphics import Camera, import_robosuite
 
@@ -116,6 +117,7 @@ class RobosuiteEnv:
             self._first = self._read(self.env.reset())
         self._camera = Camera(self.env.sim.model._model)
         self._sensors = self._needed_sensors()
+        self._arms = [ArmControl(robot) for robot in self.env.robots]
         self._last = self._first
         self.observation = self._observation_spec()
         self.action = self._action_spec()
@@ -143,17 +145,23 @@ class RobosuiteEnv:
         """robosuite's `MujocoEnv.step` without observables and without its two redundant `mj_forward` calls.
 
         `mj_step1` computes all that the controllers read (kinematics, Jacobians, mass matrix, bias forces), and
-        `mj_step2` the rest of `mj_step`. The controllers' own call of `sim.forward` is silenced meanwhile.
+        `mj_step2` the rest of `mj_step`. The controllers' own call of `sim.forward` is silenced meanwhile. They set
+        their goals in the first substep; in the others `ArmControl` does their arithmetic.
         """
         import mujoco
 
         env, sim = self.env, self.env.sim
         model, data = sim.model._model, sim.data._data
+        grippers = action.reshape(len(self._arms), 7)[:, 6:]  # [Da] -> [arms, 1]
         sim.forward = _nothing
         try:
             for substep in range(int(env.control_timestep / env.model_timestep)):
                 mujoco.mj_step1(model, data)
-                env._pre_action(action, substep == 0)
+                if substep == 0:
+                    env._pre_action(action, True)
+                else:
+                    for arm, gripper in zip(self._arms, grippers, strict=True):
+                        arm.hold(gripper)
                 mujoco.mj_step2(model, data)
         finally:
             del sim.forward

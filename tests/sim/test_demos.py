@@ -10,14 +10,14 @@ import time
 import h5py
 import numpy as np
 import pytest
+from d2ppo_sim import demos
+from d2ppo_sim.experts import ActionNoise
 
 from d2ppo_core import cli
 from d2ppo_core.data.robomimic import read_demonstrations
 from d2ppo_core.errors import UserError
 from d2ppo_core.files import sha256
 from d2ppo_core.tasks import action_spec, load_task, observation_spec
-from d2ppo_sim import demos
-from d2ppo_sim.experts import ActionNoise
 
 REACH = demos.Settings("toy", "Reach", 0, 0.3, 0.0, 40)
 LIFT = demos.Settings("robosuite", "Lift", 0, 0.1, 0.05, 300)
