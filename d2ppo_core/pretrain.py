@@ -178,7 +178,7 @@ class Pretrainer:
             return
         epoch, position = divmod(step + 1, self.batches.per_epoch)  # `epoch` epochs are complete
         if position == 0:
-            if epoch <= self.train.ema_start_epoch:
+            if epoch < self.train.ema_start_epoch:
                 self.ema.load_state_dict(self.policy.network.state_dict())
             elif epoch % self.train.ema_every_epochs == 0:
                 average_into(self.ema, self.policy.network, self.train.ema_decay)
