@@ -28,7 +28,8 @@ def save_policy(path: str | Path, spec: PolicySpec, parts: dict[str, nn.Module |
     """Write a policy atomically. `parts`: 'raw', 'ema', 'base', 'normalizer' -> module (None ones are left out)."""
     tensors = {
         f"{part}.{name}": tensor.detach().cpu().contiguous().clone()
-        for part, module in parts.items() if module is not None
+        for part, module in parts.items()
+        if module is not None
         for name, tensor in module.state_dict().items()
     }
     with atomic_path(path) as partial:
@@ -44,9 +45,14 @@ def read_policy(path: str | Path) -> tuple[PolicySpec, dict[str, Tensors]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a policy checkpoint (safetensors says: {error}); give a policy.safetensors of `d2ppo pretrain` or `finetune`") from error
+        raise UserError(
+            f"{path} is not a policy checkpoint (safetensors says: {error}); give a policy.safetensors of "
+            "`d2ppo pretrain` or `finetune`"
+        ) from error
     if SPEC_KEY not in metadata:
-        raise UserError(f"{path} has no policy contract inside; give a policy.safetensors of `d2ppo pretrain` or `finetune`")
+        raise UserError(
+            f"{path} has no policy contract inside; give a policy.safetensors of `d2ppo pretrain` or `finetune`"
+        )
     parts: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -61,12 +67,15 @@ def load_part(module: nn.Module, parts: dict[str, Tensors], part: str, path: str
     wrong += [f"{part}.{name} is unknown" for name in have if name not in want]
     wrong += [
         f"{part}.{name} has shape {tuple(have[name].shape)} instead of {tuple(want[name].shape)}"
-        for name in want if name in have and have[name].shape != want[name].shape
+        for name in want
+        if name in have and have[name].shape != want[name].shape
     ]
     wrong += [f"{part}.{name} holds NaN or infinity" for name in have if not torch.isfinite(have[name]).all()]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UserError(f"{path} does not fit its own contract: {'; '.join(wrong[:3])}{more}; it is damaged, use another checkpoint")
+        raise UserError(
+            f"{path} does not fit its own contract: {'; '.join(wrong[:3])}{more}; it is damaged, use another checkpoint"
+        )
     module.load_state_dict(have)
 
 

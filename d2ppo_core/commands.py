@@ -9,14 +9,14 @@ from .conf.schema import Config
 from .hydra_command import hydra_command
 
 
-def _later(module: str):  # noqa: ANN202
+def _later(module: str):
     def main(config: Config) -> None:
         import_module(module, __package__).main(config)
 
     return main
 
 
-def _later_arguments(module: str):  # noqa: ANN202
+def _later_arguments(module: str):
     def run(arguments: list[str]) -> int:
         return import_module(module, __package__).main(arguments)
 
@@ -24,18 +24,22 @@ def _later_arguments(module: str):  # noqa: ANN202
 
 
 PRETRAIN = hydra_command(
-    "pretrain", "demonstrations -> diffusion policy, with the dispersive loss",
-    "d2ppo pretrain task=lift data=demos/lift.hdf5 dispersive=normalised dispersive.variant=infonce_l2 dispersive.layer=early seed=0",
+    "pretrain",
+    "demonstrations -> diffusion policy, with the dispersive loss",
+    "d2ppo pretrain task=lift data=demos/lift.hdf5 dispersive=normalised dispersive.variant=infonce_l2 "
+    "dispersive.layer=early seed=0",
     _later(".pretrain"),
 )
 FINETUNE = hydra_command(
-    "finetune", "policy -> better policy, by PPO through the denoising chain in simulation",
+    "finetune",
+    "policy -> better policy, by PPO through the denoising chain in simulation",
     "d2ppo finetune checkpoint=runs/lift/policy.safetensors algorithm=dppo_ddim rollout.envs=32 run_dir=runs/lift-ppo",
     _later(".rl.finetune"),
 )
 EVALUATE = hydra_command(
-    "evaluate", "success rate with its confidence interval, over a fixed list of seeds",
-    "d2ppo evaluate checkpoint=runs/lift-ppo/policy.safetensors baseline=runs/lift/policy.safetensors evaluation.episodes=200",
+    "evaluate",
+    "success rate with its confidence interval, over a fixed list of seeds",
+    "d2ppo evaluate checkpoint=runs/lift-ppo/policy.safetensors baseline=runs/lift/policy.safetensors",
     _later(".evaluate"),
 )
 REPORT = Command("one HTML page about one or more runs: success, curves, features, films", _later_arguments(".report"))

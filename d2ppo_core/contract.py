@@ -172,7 +172,9 @@ def parse_spec(text: str, where: str) -> PolicySpec:
     try:
         return PolicySpec.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{where} holds no valid policy contract ({explain_validation(error)}); re-export it") from error
+        raise UserError(
+            f"{where} holds no valid policy contract ({explain_validation(error)}); re-export it"
+        ) from error
 
 
 def differences(left: Frozen, right: Frozen, prefix: str = "") -> list[str]:
@@ -186,6 +188,7 @@ def require_match(policy: PolicySpec, observation: ObservationSpec, action: Acti
     wrong = differences(policy.observation, observation, "observation.") + differences(policy.action, action, "action.")
     if wrong:
         raise UserError(
-            f"the policy for task '{policy.task}' and the {other} do not agree (policy | {other}): " + "; ".join(wrong)
+            f"the policy for task '{policy.task}' and the {other} do not agree (policy | {other}): "
+            + "; ".join(wrong)
             + f"; choose a {other} that matches the policy, or a policy trained for it"
         )

@@ -106,8 +106,10 @@ class Dispersion:
     def metrics(self) -> dict[str, float]:
         """For the log; always written, whatever the sign of the loss."""
         return {
-            "dispersive/loss": self.loss.item(), "dispersive/gradient_norm": self.gradient_norm,
-            "dispersive/relative_distance": self.relative_distance, "dispersive/effective_rank": self.effective_rank,
+            "dispersive/loss": self.loss.item(),
+            "dispersive/gradient_norm": self.gradient_norm,
+            "dispersive/relative_distance": self.relative_distance,
+            "dispersive/effective_rank": self.effective_rank,
             "dispersive/feature_rms": self.rms,
         }
 
@@ -117,12 +119,16 @@ class DispersiveLoss:
 
     def __init__(self, config: DispersiveConfig) -> None:
         for value, allowed, name in (
-            (config.mode, MODES, "mode"), (config.variant, VARIANTS, "variant"), (config.layer, LAYERS, "layer"),
+            (config.mode, MODES, "mode"),
+            (config.variant, VARIANTS, "variant"),
+            (config.layer, LAYERS, "layer"),
         ):
             if value not in allowed:
                 raise UserError(f"dispersive.{name} is '{value}'; choose one of {', '.join(allowed)}")
         if config.mode == "paper" and config.variant == "covariance":
-            raise UserError("the paper has no covariance variant; choose dispersive=normalised or dispersive=release for it")
+            raise UserError(
+                "the paper has no covariance variant; choose dispersive=normalised or dispersive=release for it"
+            )
         if config.temperature <= 0:
             raise UserError(f"dispersive.temperature is {config.temperature}; it must be above 0 (both papers use 0.5)")
         self.config = config
@@ -160,7 +166,9 @@ class DispersiveLoss:
             loss = self.of_feature(z)
             (gradient,) = torch.autograd.grad(loss, z)
         rms = z.detach().square().mean().sqrt().item()
-        return Dispersion(loss.detach(), gradient.norm().item() * rms, relative_distance(z.detach()), effective_rank(z.detach()), rms)
+        return Dispersion(
+            loss.detach(), gradient.norm().item() * rms, relative_distance(z.detach()), effective_rank(z.detach()), rms
+        )
 
     def warning(self, dispersion: Dispersion) -> str | None:
         """One sentence when the loss has no gradient, or when it only inflates the features."""
@@ -168,9 +176,10 @@ class DispersiveLoss:
             self.first_rms = dispersion.rms
         name = f"dispersive={self.config.mode} {self.config.variant} at {self.config.layer}"
         if dispersion.gradient_norm < SATURATED:
-            return f"{name} is saturated: its gradient is zero, training is plain behaviour cloning; use dispersive=normalised"
+            return f"{name} is saturated: its gradient is zero, so it teaches nothing; use dispersive=normalised"
         if dispersion.rms > INFLATED * self.first_rms:
-            return f"{name} inflates the features ({dispersion.rms / self.first_rms:.0f} times their first scale) instead of dispersing them; use dispersive=normalised"
+            growth = dispersion.rms / self.first_rms
+            return f"{name} inflates the features ({growth:.0f} times their first scale); use dispersive=normalised"
         return None
 
 

@@ -15,8 +15,19 @@ from .errors import UserError
 from .files import write_json
 from .machine import BROKEN, MISSING, OK, WARNING, Row
 
-CORE_MODULES = ("numpy", "scipy.spatial.transform", "h5py", "safetensors", "torch", "pydantic", "hydra", "tensorboard",
-                "rich", "gymnasium", "matplotlib")
+CORE_MODULES = (
+    "numpy",
+    "scipy.spatial.transform",
+    "h5py",
+    "safetensors",
+    "torch",
+    "pydantic",
+    "hydra",
+    "tensorboard",
+    "rich",
+    "gymnasium",
+    "matplotlib",
+)
 EXTRA_MODULES = {"mujoco": "mujoco", "robosuite": "robosuite", "cv2": "opencv-python", "numba": "numba"}
 NO_GPU = "none (CPU only)"
 # MuJoCo's name -> ours, how to get it, what to do without it while the other works.
@@ -60,13 +71,25 @@ def examine(folder: Path) -> dict[str, Any]:
     pictures = {name: probes.Probe(probes.RENDER, MUJOCO_GL=name) for name in backends}
     pins = machine.pinned(Path(__file__).resolve().parent.parent / "constraints.txt")
     before = [machine.python_row(), machine.requirements_row(), machine.pins_row(have, pins)]
-    after = [machine.compiler_row(), machine.disk_row(folder.absolute()), machine.memory_row(),
-             machine.ros_row(have, os.environ)]
+    after = [
+        machine.compiler_row(),
+        machine.disk_row(folder.absolute()),
+        machine.memory_row(),
+        machine.ros_row(have, os.environ),
+    ]
     errors = probes.import_errors(imports)
     simulation = _with_imports(machine.simulation_row(have), errors, "mujoco", "robosuite", "numba")
     opencv = _with_imports(machine.opencv_row(have), errors, "cv2")
-    rows = [*before, _imports_row(errors), simulation, opencv, machine.macros_row(), *_torch_rows(torch),
-            *_picture_rows(pictures), *after]
+    rows = [
+        *before,
+        _imports_row(errors),
+        simulation,
+        opencv,
+        machine.macros_row(),
+        *_torch_rows(torch),
+        *_picture_rows(pictures),
+        *after,
+    ]
     return _report(rows)
 
 
@@ -128,10 +151,18 @@ def _gpu_row(seen: Mapping[str, Any]) -> Row:
     if not Path("/proc/driver/nvidia/version").exists():
         return Row("GPU", OK, NO_GPU)
     if seen["built_for_cuda"]:
-        return Row("GPU", WARNING, "an NVIDIA driver is here, but torch finds no GPU",
-                   f"update the driver to one that knows CUDA {seen['built_for_cuda']}, and check CUDA_VISIBLE_DEVICES")
-    return Row("GPU", WARNING, "an NVIDIA driver is here, but torch is a CPU build",
-               "install the CUDA build of the same torch version from an index that has it")
+        return Row(
+            "GPU",
+            WARNING,
+            "an NVIDIA driver is here, but torch finds no GPU",
+            f"update the driver to one that knows CUDA {seen['built_for_cuda']}, and check CUDA_VISIBLE_DEVICES",
+        )
+    return Row(
+        "GPU",
+        WARNING,
+        "an NVIDIA driver is here, but torch is a CPU build",
+        "install the CUDA build of the same torch version from an index that has it",
+    )
 
 
 def _picture_rows(pictures: Mapping[str, probes.Probe]) -> list[Row]:
@@ -160,8 +191,13 @@ def _print(report: Mapping[str, Any]) -> None:
     for row in rows:
         if row.fix:
             print(f"{_SHOWN[row.state][0]}: {row.name}: {row.fix}")
-    words = {"learn": "learn", "simulate": "simulate robosuite's tasks", "render": "make pictures",
-             "compile": "compile the fast simulation", "gpu": "use a GPU"}
+    words = {
+        "learn": "learn",
+        "simulate": "simulate robosuite's tasks",
+        "render": "make pictures",
+        "compile": "compile the fast simulation",
+        "gpu": "use a GPU",
+    }
     for title, wanted in (("can", True), ("cannot", False)):
         listed = [text for key, text in words.items() if report["can"][key] is wanted]
         if listed:

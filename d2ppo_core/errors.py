@@ -19,7 +19,9 @@ def explain_os_errors(what: str, path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise UserError(f"{what} {path}: the disk is full; free some space and run the same command again") from error
+            raise UserError(
+                f"{what} {path}: the disk is full; free some space and run the same command again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{what} {path}: no permission; choose another folder or change its owner") from error
         if error.errno == errno.ENOENT:

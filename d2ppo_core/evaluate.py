@@ -22,7 +22,6 @@ from .tasks import task_of_checkpoint
 from .video import film
 
 
-
 @dataclass(frozen=True)
 class Episodes:
     """What happened on each seed, in the order of the seeds."""
@@ -40,13 +39,18 @@ class Episodes:
     def summary(self) -> dict[str, Any]:
         """For summary.json and the log."""
         return {
-            "success_rate": asdict(self.rate), "successes": sum(self.success), "episodes": len(self.seeds),
-            "first_seed": self.seeds[0], "mean_reward": float(np.mean(self.reward)),
+            "success_rate": asdict(self.rate),
+            "successes": sum(self.success),
+            "episodes": len(self.seeds),
+            "first_seed": self.seeds[0],
+            "mean_reward": float(np.mean(self.reward)),
             "mean_control_steps": float(np.mean(self.control_steps)),
         }
 
 
-def evaluate(actor: Actor, env: VectorEnv, seeds: list[int], success: Success = Success.any_step, bar: ProgressBar | None = None) -> Episodes:
+def evaluate(
+    actor: Actor, env: VectorEnv, seeds: list[int], success: Success = Success.any_step, bar: ProgressBar | None = None
+) -> Episodes:
     """Run one episode for each seed, as many at once as `env` holds.
 
     A seed's result depends neither on the number of environments nor on the order, up to float rounding.
@@ -105,7 +109,10 @@ def evaluation_seeds(config: EvaluationConfig) -> list[int]:
 def evaluation_env(config: EvaluationConfig, task: TaskConfig, spec: PolicySpec, envs: int) -> VectorEnv:
     """The task's environments, compared with the policy's contract before anything moves."""
     request = EnvRequest(
-        task=task.environment, num_envs=envs, history=spec.observation.history, workers=config.workers,
+        task=task.environment,
+        num_envs=envs,
+        history=spec.observation.history,
+        workers=config.workers,
         max_episode_steps=config.max_episode_steps or task.max_episode_steps,
         terminate_at_success=config.success is Success.any_step,
     )
@@ -122,7 +129,9 @@ def main(config: Config) -> None:
     """`d2ppo evaluate`: one policy, or two on the same seeds with the interval of their paired difference."""
     device, options = setup_torch(config), config.evaluation
     if not config.checkpoint:
-        raise UserError("no policy is given; add checkpoint=FILE (a policy.safetensors of `d2ppo pretrain` or `finetune`)")
+        raise UserError(
+            "no policy is given; add checkpoint=FILE (a policy.safetensors of `d2ppo pretrain` or `finetune`)"
+        )
     paths = {"policy": config.checkpoint, **({"baseline": config.baseline} if config.baseline else {})}
     policies = {name: load_policy(path, device, options.weights, options.steps) for name, path in paths.items()}
     seeds = evaluation_seeds(options)
@@ -146,18 +155,32 @@ def main(config: Config) -> None:
 
 def _report(run: RunFolder, config: Config, paths: dict[str, str], results: dict[str, Episodes]) -> None:
     """evaluation.json with every seed's outcome, one line of metrics, and the summary."""
-    write_json(run.path / "evaluation.json", {
-        name: {"checkpoint": str(Path(paths[name]).absolute()), "digest": sha256(paths[name]), **asdict(r)} for name, r in results.items()
-    })
+    write_json(
+        run.path / "evaluation.json",
+        {
+            name: {"checkpoint": str(Path(paths[name]).absolute()), "digest": sha256(paths[name]), **asdict(r)}
+            for name, r in results.items()
+        },
+    )
     summary: dict[str, Any] = {name: r.summary() for name, r in results.items()}
     for name, result in results.items():
-        print(f"{name}: success {result.rate} ({sum(result.success)}/{len(result.seeds)} episodes, seeds from {result.seeds[0]})")
+        print(
+            f"{name}: success {result.rate} ({sum(result.success)}/{len(result.seeds)} episodes, "
+            f"seeds from {result.seeds[0]})"
+        )
     if "baseline" in results:
         difference = paired_difference(results["baseline"].success, results["policy"].success)
         summary["difference"] = asdict(difference)
         print(f"difference: {difference} (policy minus baseline, paired by seed)")
     run.log(0, {f"evaluation/{name}_success": r.rate.value for name, r in results.items()})
-    run.finish({**summary, "protocol": {
-        "success": config.evaluation.success.value, "stochastic": config.evaluation.stochastic, "seed": config.seed,
-        "max_episode_steps": config.evaluation.max_episode_steps or config.task.max_episode_steps,
-    }})
+    run.finish(
+        {
+            **summary,
+            "protocol": {
+                "success": config.evaluation.success.value,
+                "stochastic": config.evaluation.stochastic,
+                "seed": config.seed,
+                "max_episode_steps": config.evaluation.max_episode_steps or config.task.max_episode_steps,
+            },
+        }
+    )

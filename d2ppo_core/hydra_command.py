@@ -94,10 +94,15 @@ def help_text(name: str, summary: str, example: str) -> str:
         lines += _describe(field_name, getattr(config, field_name), _help_of(schema.Config, field_name))
     for field_name in ("seed", "device", "threads", "run_dir", "resume", "overwrite", "wandb"):
         lines += _describe(field_name, getattr(config, field_name), _help_of(schema.Config, field_name))
-    groups = [f"  {group}={'|'.join(_choices(group))}" for group in ("task", "policy", "dispersive", "algorithm", "experiment")]
+    groups = [
+        f"  {group}={'|'.join(_choices(group))}"
+        for group in ("task", "policy", "dispersive", "algorithm", "experiment")
+    ]
     return (
         f"d2ppo {name}: {summary}\n\nexample:\n  {example}\n\ngroups to choose from (files in conf/):\n"
-        + "\n".join(groups) + "\n\noptions, as key=value (default in brackets):\n" + "\n".join(lines)
+        + "\n".join(groups)
+        + "\n\noptions, as key=value (default in brackets):\n"
+        + "\n".join(lines)
         + "\n\nSeveral runs at once: -m seed=0,1,2 (each gets its own folder under run_dir)."
         "\nShow the whole configuration without running: --cfg job"
     )
@@ -114,7 +119,10 @@ def _help_of(owner: Any, field_name: str) -> str:
 def _describe(name: str, value: Any, text: str) -> list[str]:
     """Lines for one option, or for each option of a section."""
     if dataclasses.is_dataclass(value):
-        return [line for f in dataclasses.fields(value)
-                for line in _describe(f"{name}.{f.name}", getattr(value, f.name), f.metadata.get("help", ""))]
+        return [
+            line
+            for f in dataclasses.fields(value)
+            for line in _describe(f"{name}.{f.name}", getattr(value, f.name), f.metadata.get("help", ""))
+        ]
     shown = value.value if isinstance(value, Enum) else value
     return [f"  {name:<34} {text} [{'' if shown in ('', {}) else shown}]"]

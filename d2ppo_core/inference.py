@@ -17,7 +17,9 @@ from .observation import model_state
 from .policies.diffusion import DiffusionPolicy
 
 
-def load_policy(path: str | Path, device: torch.device | str = "cpu", weights: str = "", steps: int = 0) -> DiffusionPolicy:
+def load_policy(
+    path: str | Path, device: torch.device | str = "cpu", weights: str = "", steps: int = 0
+) -> DiffusionPolicy:
     """Rebuild a policy from its file alone.
 
     Args:
@@ -26,9 +28,16 @@ def load_policy(path: str | Path, device: torch.device | str = "cpu", weights: s
     """
     spec, parts = read_policy(path)
     if steps and spec.sampler.finetuned_steps and "base" in parts:
-        raise UserError(f"{path} was fine-tuned on {spec.sampler.steps} denoising steps, some by its frozen base; evaluation.steps cannot change that")
+        raise UserError(
+            f"{path} was fine-tuned on {spec.sampler.steps} denoising steps, some taken by its frozen base; "
+            "leave evaluation.steps out"
+        )
     if steps:
-        values = spec.sampler.model_dump() | {"kind": "ddim", "steps": steps, "finetuned_steps": min(steps, spec.sampler.finetuned_steps)}
+        values = spec.sampler.model_dump() | {
+            "kind": "ddim",
+            "steps": steps,
+            "finetuned_steps": min(steps, spec.sampler.finetuned_steps),
+        }
         try:
             spec = spec.model_copy(update={"sampler": SamplerSpec.model_validate(values)})
         except ValueError as error:

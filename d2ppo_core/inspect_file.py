@@ -19,7 +19,8 @@ from .files import sha256, write_json
 def main(arguments: list[str]) -> int:
     """Print a description; `--json` as JSON."""
     parser = argparse.ArgumentParser(
-        prog="d2ppo inspect", description="Describe a policy (.safetensors), demonstrations (.hdf5) or a run folder.",
+        prog="d2ppo inspect",
+        description="Describe a policy (.safetensors), demonstrations (.hdf5) or a run folder.",
         epilog="example: d2ppo inspect runs/lift/policy.safetensors",
     )
     parser.add_argument("file", type=Path, help="the file or folder to describe")
@@ -46,7 +47,13 @@ def describe_policy(path: Path) -> dict[str, Any]:
     """The contract, and the size of each set of weights."""
     spec, parts = read_policy(path)
     sizes = {name: sum(t.numel() for t in tensors.values()) for name, tensors in parts.items()}
-    return {"file": str(path), "kind": "policy", "sha256": sha256(path), "numbers": sizes, "contract": spec.model_dump(mode="json")}
+    return {
+        "file": str(path),
+        "kind": "policy",
+        "sha256": sha256(path),
+        "numbers": sizes,
+        "contract": spec.model_dump(mode="json"),
+    }
 
 
 def describe_dataset(path: Path) -> dict[str, Any]:
@@ -65,9 +72,17 @@ def describe_dataset(path: Path) -> dict[str, Any]:
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a readable robomimic HDF5 file ({error}); copy or record it again") from error
     return {
-        "file": str(path), "kind": "demonstrations", "sha256": digest, "episodes": len(lengths), "control_steps": sum(lengths),
+        "file": str(path),
+        "kind": "demonstrations",
+        "sha256": digest,
+        "episodes": len(lengths),
+        "control_steps": sum(lengths),
         "length": {"mean": float(np.mean(lengths)), "min": min(lengths), "max": max(lengths)} if lengths else {},
-        "environment": args, "actions": actions, "observations": keys, "modes": dict(modes), "attributes": extra,
+        "environment": args,
+        "actions": actions,
+        "observations": keys,
+        "modes": dict(modes),
+        "attributes": extra,
     }
 
 
@@ -75,8 +90,11 @@ def _range(values: list[np.ndarray]) -> dict[str, Any]:
     joined = np.concatenate(values)
     finite = joined[np.isfinite(joined)] if joined.dtype.kind == "f" else joined
     return {
-        "shape": list(joined.shape[1:]), "dtype": str(joined.dtype), "min": float(finite.min(initial=0)),
-        "max": float(finite.max(initial=0)), "not_finite": int(joined.size - finite.size),
+        "shape": list(joined.shape[1:]),
+        "dtype": str(joined.dtype),
+        "min": float(finite.min(initial=0)),
+        "max": float(finite.max(initial=0)),
+        "not_finite": int(joined.size - finite.size),
     }
 
 
@@ -91,7 +109,10 @@ def describe_run(path: Path) -> dict[str, Any]:
     summary = path / "summary.json"
     files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())
     return {
-        "file": str(path), "kind": "run", "finished": summary.exists(), "files": files,
+        "file": str(path),
+        "kind": "run",
+        "finished": summary.exists(),
+        "files": files,
         "summary": json.loads(summary.read_text()) if summary.exists() else {},
     }
 
@@ -103,7 +124,9 @@ def _lines(value: Any, indent: str = "") -> list[str]:
         if isinstance(item, dict):
             lines += [f"{indent}{name}:", *_lines(item, indent + "  ")]
         elif isinstance(item, list) and item and isinstance(item[0], dict):
-            lines += [f"{indent}{name}:"] + [f"{indent}  - " + ", ".join(f"{k} {v}" for k, v in entry.items() if v != "") for entry in item]
+            lines += [f"{indent}{name}:"] + [
+                f"{indent}  - " + ", ".join(f"{k} {v}" for k, v in entry.items() if v != "") for entry in item
+            ]
         else:
             lines.append(f"{indent}{name}: {item}")
     return lines

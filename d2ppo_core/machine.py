@@ -73,11 +73,18 @@ def pins_row(have: Mapping[str, str], pins: Mapping[str, str]) -> Row:
     """Are the installed versions the ones that were tested together?"""
     if not pins:
         return Row("pinned versions", OK, "no constraints.txt beside this installation; nothing to compare with")
-    other = [f"{name} {have[name]} (tested: {pin})" for name, pin in sorted(pins.items())
-             if name in have and have[name].split("+")[0] != pin]
+    other = [
+        f"{name} {have[name]} (tested: {pin})"
+        for name, pin in sorted(pins.items())
+        if name in have and have[name].split("+")[0] != pin
+    ]
     if other:
-        return Row("pinned versions", WARNING, "not as tested: " + ", ".join(other),
-                   "`rm -rf .venv && make setup` installs the tested versions")
+        return Row(
+            "pinned versions",
+            WARNING,
+            "not as tested: " + ", ".join(other),
+            "`rm -rf .venv && make setup` installs the tested versions",
+        )
     return Row("pinned versions", OK, f"{sum(name in have for name in pins)} of {len(pins)} installed, all as tested")
 
 
@@ -92,9 +99,12 @@ def requirements_row() -> Row:
     except ImportError:
         return Row("d2ppo", BROKEN, "the package `packaging` is missing", "run `make setup`")
     have = installed()
-    bad = [f"{want} (found {have.get(canonical(want.name), 'none')})" for want in wanted
-           if (want.marker is None or want.marker.evaluate({"extra": ""}))
-           and not want.specifier.contains(have.get(canonical(want.name), "0"), prereleases=True)]
+    bad = [
+        f"{want} (found {have.get(canonical(want.name), 'none')})"
+        for want in wanted
+        if (want.marker is None or want.marker.evaluate({"extra": ""}))
+        and not want.specifier.contains(have.get(canonical(want.name), "0"), prereleases=True)
+    ]
     if bad:
         return Row("d2ppo", BROKEN, f"{version('d2ppo')}; needs " + ", ".join(bad), "run `make setup`")
     return Row("d2ppo", OK, version("d2ppo"))
@@ -104,8 +114,13 @@ def simulation_row(have: Mapping[str, str]) -> Row:
     """robosuite and mujoco are there, and are the pair that works."""
     found = ", ".join(f"{name} {have.get(name, 'not installed')}" for name in SIMULATION)
     if not any(name in have for name in SIMULATION):
-        return Row("simulation", WARNING, found, "run `make setup`; without it a policy can be pre-trained and served, "
-                   "but not fine-tuned or evaluated in robosuite")
+        return Row(
+            "simulation",
+            WARNING,
+            found,
+            "run `make setup`; without it a policy can be pre-trained and served, "
+            "but not fine-tuned or evaluated in robosuite",
+        )
     if any(have.get(name) != wanted for name, wanted in SIMULATION.items()):
         wanted = " and ".join(f"{name} {number}" for name, number in SIMULATION.items())
         return Row("simulation", BROKEN, found, f"only {wanted} work together: run `make setup`")
@@ -117,8 +132,13 @@ def opencv_row(have: Mapping[str, str]) -> Row:
     wheels = sorted(name for name in have if name.startswith("opencv-"))
     found = ", ".join(f"{name} {have[name]}" for name in wheels) or "not installed"
     if len(wheels) > 1:
-        return Row("OpenCV", BROKEN, found, "they overwrite one another's files: "
-                   f"`pip uninstall -y {' '.join(wheels)}`, then `rm -rf .venv && make setup`")
+        return Row(
+            "OpenCV",
+            BROKEN,
+            found,
+            "they overwrite one another's files: "
+            f"`pip uninstall -y {' '.join(wheels)}`, then `rm -rf .venv && make setup`",
+        )
     if wheels and int(have[wheels[0]].split(".")[0]) >= 5:
         return Row("OpenCV", BROKEN, found, "version 5 has no hand-eye functions: pip install 'opencv-python>=4.8,<5'")
     return Row("OpenCV", OK if wheels else WARNING, found, "" if wheels else "run `make setup`; pictures need it")
@@ -145,8 +165,14 @@ def compiler_row() -> Row:
         source, library = Path(folder, "probe.cpp"), Path(folder, "probe.so")
         source.write_text('#include <cmath>\nextern "C" double probe(double x) { return std::sqrt(x); }\n')
         try:
-            done = subprocess.run([program, "-O2", "-shared", "-fPIC", "-o", library, source], text=True, timeout=60,
-                                  check=False, stdin=subprocess.DEVNULL, capture_output=True)
+            done = subprocess.run(
+                [program, "-O2", "-shared", "-fPIC", "-o", library, source],
+                text=True,
+                timeout=60,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             return Row("g++", WARNING, f"{program} does not run: {error}", fix)
         if done.returncode or not library.exists():
@@ -186,18 +212,27 @@ def memory_row() -> Row:
     except (OSError, TypeError):
         return Row("memory", OK, "unknown on this system")
     fine = free >= 4
-    return Row("memory", OK if fine else WARNING, f"{free:.1f} GiB available",
-               "" if fine else "use fewer environments and workers: rollout.envs, rollout.workers, evaluation.envs")
+    return Row(
+        "memory",
+        OK if fine else WARNING,
+        f"{free:.1f} GiB available",
+        "" if fine else "use fewer environments and workers: rollout.envs, rollout.workers, evaluation.envs",
+    )
 
 
 def ros_row(have: Mapping[str, str], environment: Mapping[str, str]) -> Row:
     """ROS from wheels and ROS from the system, mixed in one process, crash or fall silent: refuse."""
     wheels = "ros-rclpy" in have
     sourced = environment.get("ROS_DISTRO", "") or (
-        "/opt/ros" if "/opt/ros" in environment.get("AMENT_PREFIX_PATH", "") else "")
+        "/opt/ros" if "/opt/ros" in environment.get("AMENT_PREFIX_PATH", "") else ""
+    )
     if wheels and sourced:
-        return Row("ROS", BROKEN, f"ROS wheels (ros-rclpy {have['ros-rclpy']}) and a sourced installation ({sourced})",
-                   "use one: open a shell that sources no ROS setup file, or make a .venv without the ROS wheels")
+        return Row(
+            "ROS",
+            BROKEN,
+            f"ROS wheels (ros-rclpy {have['ros-rclpy']}) and a sourced installation ({sourced})",
+            "use one: open a shell that sources no ROS setup file, or make a .venv without the ROS wheels",
+        )
     if wheels:
         return Row("ROS", OK, f"from wheels: ros-rclpy {have['ros-rclpy']}")
     return Row("ROS", OK, f"sourced: {sourced}" if sourced else "none (not needed for learning)")

@@ -40,14 +40,15 @@ class Normalizer(nn.Module):
         result = cls(states.shape[1], actions.shape[1])
         result.clip.fill_(clip)
         for name, values, labels in (
-            ("state", states, names[: states.shape[1]]), ("action", actions, names[states.shape[1] :]),
+            ("state", states, names[: states.shape[1]]),
+            ("action", actions, names[states.shape[1] :]),
         ):
             low, high = values.min(0).astype(np.float32), values.max(0).astype(np.float32)
             flat_dims = np.flatnonzero(high - low < FLAT)
             if len(flat_dims) and flat == "refuse":
                 raise UserError(
-                    f"{', '.join(labels[d] for d in flat_dims)} never changes in the demonstrations and cannot be scaled; "
-                    "drop the key from the task, or accept it by train.flat_dimensions=centre"
+                    f"{', '.join(labels[d] for d in flat_dims)} never changes in the demonstrations and cannot be "
+                    "scaled; drop the key from the task, or accept it by train.flat_dimensions=centre"
                 )
             low[flat_dims] -= 1.0
             high[flat_dims] = low[flat_dims] + 2.0

@@ -34,7 +34,9 @@ def state_vector(spec: ObservationSpec, raw: RawObservation) -> np.ndarray:
     state = np.concatenate(columns, axis=-1, dtype=np.float32)
     if not np.isfinite(state).all():
         bad = [key.name for key, column in zip(spec.lowdim, columns, strict=True) if not np.isfinite(column).all()]
-        raise UserError(f"observation {', '.join(bad)} holds NaN or infinity; check the sensor or simulator it comes from")
+        raise UserError(
+            f"observation {', '.join(bad)} holds NaN or infinity; check the sensor or simulator it comes from"
+        )
     return state
 
 

@@ -34,7 +34,9 @@ def learning_rate(unit: int, schedule: ScheduleConfig, total: int) -> float:
     s, span = unit % cycle, schedule.lr - schedule.lr_min
     if s < schedule.warmup:
         return schedule.lr_min + span * s / schedule.warmup
-    return schedule.lr_min + span * 0.5 * (1 + math.cos(math.pi * (s - schedule.warmup) / max(1, cycle - schedule.warmup)))
+    return schedule.lr_min + span * 0.5 * (
+        1 + math.cos(math.pi * (s - schedule.warmup) / max(1, cycle - schedule.warmup))
+    )
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:

@@ -6,26 +6,21 @@ import copy
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .checkpoint import load_resume, save_policy, save_resume
 from .conf.schema import Config, Ema
-from .contract import MLPSpec, PolicySpec, Provenance, SamplerSpec
-from .data.robomimic import Demonstrations, read_demonstrations
-from .data.windows import ChunkWindows, KeyedBatches
+from .data.robomimic import Demonstrations
+from .data.windows import KeyedBatches
 from .dispersive import DispersiveLoss
 from .errors import UserError
 from .keyed import generator
-from .normalizer import Normalizer
-from .observation import dimension_names
 from .optim import average_into, learning_rate, set_learning_rate, setup_torch, warmed_decay
 from .policies.diffusion import DiffusionPolicy
+from .pretrain_setup import build_policy, load_demonstrations, require_tap, split_windows
 from .progress import ProgressBar
 from .runs import RunFolder
-from .tasks import action_spec, observation_spec, require_task, validated
-from .version import code_version
 
 VALIDATION_WINDOWS = 1024  # held-out windows used for the loss; a quarter of them for sampled actions
 
@@ -43,86 +38,29 @@ def main(config: Config) -> None:
         trainer.fit(run)
 
 
-def load_demonstrations(config: Config) -> tuple[Demonstrations, PolicySpec]:
-    """Read and check the dataset, and write the contract of the policy that will learn from it."""
-    task = require_task(config)
-    if not config.data:
-        raise UserError("no demonstrations are given; add data=FILE.hdf5 (robomimic's format, or make some with `d2ppo demos`)")
-    observation, action = observation_spec(task), action_spec(task)
-    network = validated(MLPSpec, config.policy.network, "policy.network")
-    sampler = validated(SamplerSpec, config.policy.sampler, "policy.sampler")
-    if config.policy.executed > config.policy.horizon or config.policy.executed < 1:
-        raise UserError(f"policy.executed is {config.policy.executed}; it must lie between 1 and policy.horizon, {config.policy.horizon}")
-    demos = read_demonstrations(config.data, task.environment, observation, action, config.train.max_episodes)
-    provenance = Provenance(
-        stage="pretrain", dataset=config.data, dataset_digest=demos.digest, code_version=code_version(),
-        seed=config.seed, simulator=demos.simulator,
-    )
-    spec = PolicySpec(
-        task=task.name, observation=observation, action=action, horizon=config.policy.horizon,
-        executed=config.policy.executed, network=network, sampler=sampler, provenance=provenance,
-    )
-    return demos, spec
-
-
-def build_policy(config: Config, demos: Demonstrations, spec: PolicySpec) -> DiffusionPolicy:
-    """A policy with weights named by the seed and statistics of all demonstrations."""
-    if config.train.flat_dimensions not in ("refuse", "centre"):
-        raise UserError(f"train.flat_dimensions is '{config.train.flat_dimensions}'; choose refuse or centre")
-    names = dimension_names(spec.observation) + [f"action[{i}]" for i in range(spec.action.size)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.seed, "weights").initial_seed())
-        try:
-            policy = DiffusionPolicy(spec)
-        except ValueError as error:
-            raise UserError(f"policy.network cannot be built: {error}") from error
-    policy.normalizer = Normalizer.fit(
-        np.concatenate(demos.states), np.concatenate(demos.actions), config.train.flat_dimensions,
-        config.train.observation_clip, names,
-    )
-    return policy
-
-
-def require_tap(policy: DiffusionPolicy, layer: str) -> None:
-    """Refuse a layer that this network does not have, before any training."""
-    try:
-        policy.network.tap(layer)
-    except (KeyError, IndexError) as error:
-        raise UserError(f"this network has no feature called '{layer}'; choose another dispersive.layer") from error
-
-
 class Pretrainer:
     """One pre-training run. Step s alone names its batch and noise, so resuming needs no generator state."""
 
-    def __init__(self, config: Config, policy: DiffusionPolicy, demos: Demonstrations, dispersive: DispersiveLoss, device: torch.device) -> None:
-        self.config, self.train, self.policy, self.dispersive, self.device = config, config.train, policy, dispersive, device
+    def __init__(
+        self,
+        config: Config,
+        policy: DiffusionPolicy,
+        demos: Demonstrations,
+        dispersive: DispersiveLoss,
+        device: torch.device,
+    ) -> None:
+        self.config, self.train, self.device = config, config.train, device
+        self.policy, self.dispersive = policy, dispersive
         self.ema = copy.deepcopy(policy.network).requires_grad_(False)
-        self.optimiser = torch.optim.AdamW(policy.network.parameters(), lr=self.train.optimiser.lr, weight_decay=self.train.weight_decay, fused=True)
-        self.windows, self.held_out = self._split(demos)
+        self.optimiser = torch.optim.AdamW(
+            policy.network.parameters(), lr=self.train.optimiser.lr, weight_decay=self.train.weight_decay, fused=True
+        )
+        self.windows, self.held_out = split_windows(config, policy, demos, device)
         self.batches = KeyedBatches(len(self.windows), self.train.batch, config.seed)
         self.steps = self._total_steps()
         self.taps = policy.network.tap(config.dispersive.layer)
-        self.step, self.best = 0, math.inf
-
-    def _split(self, demos: Demonstrations) -> tuple[ChunkWindows, ChunkWindows | None]:
-        """Whole episodes are held out, chosen by the seed; actions are normalised once, here."""
-        count, spec = len(demos.states), self.policy.spec
-        order = torch.randperm(count, generator=generator(self.config.seed, "holdout")).tolist()
-        held = round(self.train.holdout * count) if count > 1 else 0
-        held = max(1, held) if self.train.holdout > 0 and count > 1 else held
-        if held >= count:
-            raise UserError(f"train.holdout={self.train.holdout} leaves none of the {count} demonstrations to train on; lower it")
-        normalise = self.policy.normalizer.cpu().normalize_action
-        def windows(chosen: list[int]) -> ChunkWindows:
-            states = [demos.states[n] for n in chosen]
-            actions = [normalise(torch.from_numpy(demos.actions[n])).numpy() for n in chosen]
-            return ChunkWindows(states, actions, spec.observation.history, spec.horizon, self.train.pad_episode_ends, self.device)
-
-        train, held_out = windows(sorted(order[held:])), windows(sorted(order[:held])) if held else None
-        self.policy.normalizer.to(self.device)
-        if len(train) == 0:
-            raise UserError(f"no demonstration is as long as policy.horizon={spec.horizon}; shorten it or set train.pad_episode_ends=true")
-        return train, held_out
+        self.step, self.best, self.warned = 0, math.inf, False
+        self.last_validation: dict[str, float] = {}
 
     def _total_steps(self) -> int:
         if (self.train.steps > 0) == (self.train.epochs > 0):
@@ -149,8 +87,16 @@ class Pretrainer:
                     save_resume(run.resume_file, self.state(run))
                 bar.advance(1, f"loss {metrics['train/loss']:.4f}" if "train/loss" in metrics else "")
         policy = self.save(run, "policy.safetensors", self.last_validation)
-        run.finish({"policy": str(policy), "steps": self.steps, "best_validation_loss": self.best, **self.last_validation,
-                    "windows": len(self.windows), "dataset_digest": self.policy.spec.provenance.dataset_digest})
+        run.finish(
+            {
+                "policy": str(policy),
+                "steps": self.steps,
+                "best_validation_loss": self.best,
+                **self.last_validation,
+                "windows": len(self.windows),
+                "dataset_digest": self.policy.spec.provenance.dataset_digest,
+            }
+        )
 
     def train_step(self, step: int, log: bool) -> dict[str, Any]:
         """One gradient step: ε-loss + λ · dispersive loss (D2PPO Eq. 6), AdamW, EMA."""
@@ -159,7 +105,11 @@ class Pretrainer:
         t = torch.randint(self.policy.schedule.K, (len(x0),), generator=draw).to(self.device)
         epsilon = torch.randn(x0.shape, generator=draw).to(self.device)
         loss = self.policy.loss(state, x0, t, epsilon, self.dispersive)
-        total = loss.diffusion + self.config.dispersive.weight * loss.dispersive if self.dispersive.active else loss.diffusion
+        total = (
+            loss.diffusion + self.config.dispersive.weight * loss.dispersive
+            if self.dispersive.active
+            else loss.diffusion
+        )
         rate = learning_rate(step, self.train.optimiser, self.steps)
         set_learning_rate(self.optimiser, rate)
         self.optimiser.zero_grad(set_to_none=True)
@@ -169,8 +119,13 @@ class Pretrainer:
         if not log:
             return {}
         self.dispersion = self.dispersive.diagnose(loss.features, self.taps)
-        return {"train/loss": total.item(), "train/diffusion_loss": loss.diffusion.item(), "train/lr": rate,
-                "train/epoch": step / self.batches.per_epoch, **self.dispersion.metrics()}
+        return {
+            "train/loss": total.item(),
+            "train/diffusion_loss": loss.diffusion.item(),
+            "train/lr": rate,
+            "train/epoch": step / self.batches.per_epoch,
+            **self.dispersion.metrics(),
+        }
 
     def _update_ema(self, step: int) -> None:
         if self.config.ema is Ema.step:
@@ -193,15 +148,15 @@ class Pretrainer:
         """Stop a diverged run; warn once about a dispersive loss that does nothing or does harm."""
         if not math.isfinite(metrics.get("train/loss", 0.0)):
             kept = run.resume_file if run.resume_file.exists() else "none yet"
-            raise UserError(f"the loss is not finite at step {self.step}: training diverged; last good state: {kept}; lower train.optimiser.lr or dispersive.weight")
+            raise UserError(
+                f"the loss is not finite at step {self.step}: training diverged; last good state: {kept}; "
+                "lower train.optimiser.lr or dispersive.weight"
+            )
         if self.dispersive.active and "train/loss" in metrics and not self.warned:
             text = self.dispersive.warning(self.dispersion)
             if text and self.step > 1:
                 bar.warn(text)
                 self.warned = True
-
-    warned = False
-    last_validation: dict[str, float] = {}
 
     # --- validation and files -----------------------------------------------------------------------------------
 
@@ -239,15 +194,23 @@ class Pretrainer:
         kept = {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         spec = self.policy.spec
         spec = spec.model_copy(update={"provenance": spec.provenance.model_copy(update={"metrics": kept})})
-        save_policy(run.path / name, spec, {"raw": self.policy.network, "ema": self.ema, "normalizer": self.policy.normalizer})
+        save_policy(
+            run.path / name, spec, {"raw": self.policy.network, "ema": self.ema, "normalizer": self.policy.normalizer}
+        )
         return run.path / name
 
     def state(self, run: RunFolder) -> dict[str, Any]:
         """Everything that the remaining steps depend on."""
         return {
-            "step": self.step, "best": self.best, "network": self.policy.network.state_dict(),
-            "ema": self.ema.state_dict(), "optimiser": self.optimiser.state_dict(), "first_rms": self.dispersive.first_rms,
-            "warned": self.warned, "validation": self.last_validation, "metrics_position": run.metrics_position(),
+            "step": self.step,
+            "best": self.best,
+            "network": self.policy.network.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "first_rms": self.dispersive.first_rms,
+            "warned": self.warned,
+            "validation": self.last_validation,
+            "position": run.position(),
         }
 
     def restore(self, state: dict[str, Any], run: RunFolder) -> None:
@@ -257,4 +220,4 @@ class Pretrainer:
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.dispersive.first_rms, self.last_validation = state["first_rms"], state["validation"]
-        run.rewind_metrics(state["metrics_position"])
+        run.rewind(state["position"])

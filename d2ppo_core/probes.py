@@ -58,8 +58,13 @@ class Probe:
     def __init__(self, program: str, *arguments: str, **environment: str) -> None:
         surroundings = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"} | environment
         self._process = subprocess.Popen(
-            [sys.executable, "-c", program, *arguments], env=surroundings, text=True, errors="replace",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-c", program, *arguments],
+            env=surroundings,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def answer(self, timeout: float = 60.0) -> tuple[list[dict[str, Any]], str]:

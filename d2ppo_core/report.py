@@ -51,16 +51,21 @@ def compose(runs: Sequence[Run]) -> str:
     figures = sections.Figures()
     tasks = list(dict.fromkeys(str(run.setting("task.name")) for run in runs if run.setting("task.name")))
     title = "D²PPO report" + (f": {', '.join(tasks)}" if tasks else "")
-    return page(title, join([
-        element("h1", title),
-        element("p", "; ".join(f"{run.name} ({_state(run)})" for run in runs), "muted"),
-        section("Success", sections.success(runs, figures)),
-        section("Learning curves", sections.curves(runs, figures)),
-        section("Features during pre-training", sections.features(runs, figures)),
-        section("Films", sections.films(runs)),
-        section("Demonstrations", sections.demonstrations(runs, figures)),
-        section("How it was made", making(runs)),
-    ]))
+    return page(
+        title,
+        join(
+            [
+                element("h1", title),
+                element("p", "; ".join(f"{run.name} ({_state(run)})" for run in runs), "muted"),
+                section("Success", sections.success(runs, figures)),
+                section("Learning curves", sections.curves(runs, figures)),
+                section("Features during pre-training", sections.features(runs, figures)),
+                section("Films", sections.films(runs)),
+                section("Demonstrations", sections.demonstrations(runs, figures)),
+                section("How it was made", making(runs)),
+            ]
+        ),
+    )
 
 
 def _state(run: Run) -> str:
@@ -85,14 +90,21 @@ def write(out: Path, runs: Sequence[Run], text: str, picture: bytes | None) -> N
 def summary(out: Path, runs: Sequence[Run], has_picture: bool) -> dict[str, Any]:
     """What the page says, for programs."""
     return {
-        "command": "report", "report": str(out / "report.html"),
+        "command": "report",
+        "report": str(out / "report.html"),
         "result": str(out / "result.png") if has_picture else None,
         "runs": [
             {"path": str(run.path), "name": run.name, "command": run.command, "finished": run.finished} for run in runs
         ],
         "policies": [
-            {"label": label, "run": run.name, "role": role, "success_rate": asdict(run.policies[role].rate),
-             "successes": sum(run.policies[role].success), "episodes": len(run.policies[role].seeds)}
+            {
+                "label": label,
+                "run": run.name,
+                "role": role,
+                "success_rate": asdict(run.policies[role].rate),
+                "successes": sum(run.policies[role].success),
+                "episodes": len(run.policies[role].seeds),
+            }
             for label, run, role in sections.evaluated(runs)
         ],
         "differences": [{"run": run.name, **asdict(run.difference)} for run in runs if run.difference is not None],

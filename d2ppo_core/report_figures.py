@@ -27,13 +27,30 @@ STYLES = ("-", "--", "-.", ":")
 POINTS = 400  # of a drawn curve; longer ones are averaged in bins
 WIDTH = 9.0  # inches: 1 pt in a figure is about 1.4 px on the page
 RC = {
-    "svg.hashsalt": "d2ppo", "svg.fonttype": "none", "text.parse_math": False,
-    "font.family": "sans-serif", "font.size": 9,
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-    "axes.titlesize": 9.5, "axes.titlelocation": "left", "axes.titleweight": "bold",
-    "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": GRID, "grid.linewidth": 0.7, "axes.axisbelow": True, "lines.linewidth": 1.6,
-    "legend.frameon": False, "figure.facecolor": "none", "axes.facecolor": "none", "axes.unicode_minus": True,
+    "svg.hashsalt": "d2ppo",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.unicode_minus": True,
 }
 FONT = re.compile(r"(font(?:-family)?: ?[^;\"]*?)(?:'[^']*'|sans-serif)(?:, ?(?:'[^']*'|[\w -]+))*")  # in a style
 Draw = Callable[[Figure], None]
@@ -64,7 +81,7 @@ def png(draw: Draw, size: tuple[float, float]) -> bytes:
 def svg(draw: Draw, height: float, number: int) -> str:
     """An inline SVG: colours become CSS variables, ids unique on the page, and nothing refers to anything outside."""
     text = _render(draw, (WIDTH, height), "svg").decode()
-    text = text[text.index("<svg"):]
+    text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text, flags=re.S)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
     text = re.sub(r'^<svg width="[^"]*" height="[^"]*"', "<svg", re.sub(r"<svg ([^>]*?)>", _ordered, text, count=1))
@@ -153,8 +170,15 @@ def success(ax: Axes, rows: Rows) -> None:
         ax.plot([rate.value], [n], "s" if role == "baseline" else "o", color=colour, markersize=8)
         text = f"{rate.value:.3f}  ({sum(policy.success)}/{len(policy.success)})"
         right = rate.high < 0.72
-        ax.annotate(text, (rate.high if right else rate.low, n), (9 if right else -9, 0), textcoords="offset points",
-                    ha="left" if right else "right", va="center", color=INK)
+        ax.annotate(
+            text,
+            (rate.high if right else rate.low, n),
+            (9 if right else -9, 0),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
+            color=INK,
+        )
     ax.set_yticks(range(len(rows)), [label(name, 34) for name, _, _ in rows], color=INK)
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(-0.02, 1.02)
@@ -190,26 +214,40 @@ def draw_success(rows: Rows) -> Draw:
 
 def draw_pretraining(runs: Sequence[Run], names: Sequence[str]) -> Draw:
     """Training loss, held-out loss, error of sampled actions."""
-    return _panels(runs, names, 3, (
-        ("train/diffusion_loss", "Training ε-loss", True), ("validation/loss", "Held-out ε-loss", True),
-        ("validation/action_rmse", "Error of sampled actions", False),
-    ), "gradient steps")
+    return _panels(
+        runs,
+        names,
+        3,
+        (
+            ("train/diffusion_loss", "Training ε-loss", True),
+            ("validation/loss", "Held-out ε-loss", True),
+            ("validation/action_rmse", "Error of sampled actions", False),
+        ),
+        "gradient steps",
+    )
 
 
 def draw_features(runs: Sequence[Run], names: Sequence[str]) -> Draw:
     """What the dispersive loss does to the features."""
-    return _panels(runs, names, 2, (
-        ("dispersive/effective_rank", "Effective rank", False),
-        ("dispersive/relative_distance", "Relative pair distance", False),
-        ("dispersive/feature_rms", "Feature RMS", True),
-        ("dispersive/gradient_norm", "Gradient norm of the dispersive loss", True),
-    ), "gradient steps")
+    return _panels(
+        runs,
+        names,
+        2,
+        (
+            ("dispersive/effective_rank", "Effective rank", False),
+            ("dispersive/relative_distance", "Relative pair distance", False),
+            ("dispersive/feature_rms", "Feature RMS", True),
+            ("dispersive/gradient_norm", "Gradient norm of the dispersive loss", True),
+        ),
+        "gradient steps",
+    )
 
 
 def _panels(
     runs: Sequence[Run], names: Sequence[str], columns: int, panels: Sequence[tuple[str, str, bool]], x: str
 ) -> Draw:
     """Overlaid runs; panels are (metric, title, whether a logarithmic axis may help)."""
+
     def draw(figure: Figure) -> None:
         axes = np.atleast_1d(figure.subplots(len(panels) // columns, columns)).ravel()
         for ax, (metric, title, log) in zip(axes, panels, strict=True):
@@ -224,11 +262,13 @@ def _panels(
 
 def draw_finetuning(runs: Sequence[Run], names: Sequence[str]) -> Draw:
     """Success on top; how far each update went, and the critic, below."""
+
     def draw(figure: Figure) -> None:
         axes = figure.subplot_mosaic([["success"] * 3, ["kl", "clip", "critic"]], height_ratios=[1.5, 1])
         rollout_success(axes["success"], runs)
         for key, metric, title in (
-            ("kl", "ppo/kl", "KL of an update"), ("clip", "ppo/clip_fraction", "Clipped share"),
+            ("kl", "ppo/kl", "KL of an update"),
+            ("clip", "ppo/clip_fraction", "Clipped share"),
             ("critic", "rollout/explained_variance", "Explained variance"),
         ):
             for n, run in enumerate(runs):
@@ -242,6 +282,7 @@ def draw_finetuning(runs: Sequence[Run], names: Sequence[str]) -> Draw:
 
 def draw_modes(modes: dict[str, tuple[int, int]]) -> Draw:
     """Demonstrations kept, and episodes tried, of each way of doing the task; modes: name -> (kept, tried)."""
+
     def draw(figure: Figure) -> None:
         ax = figure.subplots()
         for n, (kept, tried) in enumerate(modes.values()):

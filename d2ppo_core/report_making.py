@@ -26,8 +26,17 @@ def making(runs: Sequence[Run]) -> Html:
     """Wall-clock of all stages, then each run."""
     clock = table(
         ("run", "command", "state", "seed", "wall-clock"),
-        [(run.name, run.command or "unknown", "finished" if run.finished else "unfinished",
-          _shown(run.setting("seed")), duration(run.seconds)) for run in runs], numbers=(3, 4),
+        [
+            (
+                run.name,
+                run.command or "unknown",
+                "finished" if run.finished else "unfinished",
+                _shown(run.setting("seed")),
+                duration(run.seconds),
+            )
+            for run in runs
+        ],
+        numbers=(3, 4),
     )
     note = f"Wall-clock of a resumed run counts from its last start. This page was made by d2ppo {code_version()}."
     return join([clock, element("p", note, "muted"), *[_one(run) for run in runs]])
@@ -36,20 +45,23 @@ def making(runs: Sequence[Run]) -> Html:
 def _one(run: Run) -> Html:
     changed = differences(run)
     facts = [
-        ("code version", run.provenance.get("code_version")), ("simulator", _simulator(run)),
+        ("code version", run.provenance.get("code_version")),
+        ("simulator", _simulator(run)),
         ("dataset", run.provenance.get("dataset") or run.setting("data")),
         ("dataset digest (sha256)", run.summary.get("dataset_digest") or run.provenance.get("dataset_digest")),
         *[(f"digest of {role} (sha256)", policy.digest) for role, policy in run.policies.items()],
         *[("left out", note) for note in run.notes],
     ]
     known = [(name, element("code", value)) for name, value in facts if value]
-    return join([
-        element("h3", run.name),
-        element("pre", command_line(run, changed)) if run.command and run.config else "",
-        table(("", ""), known) if known else "",
-        details(f"Options that differ from the defaults ({len(changed)})", _options(changed)) if changed else "",
-        details("The whole config.yaml", element("pre", run.config_text)) if run.config_text else "",
-    ])
+    return join(
+        [
+            element("h3", run.name),
+            element("pre", command_line(run, changed)) if run.command and run.config else "",
+            table(("", ""), known) if known else "",
+            details(f"Options that differ from the defaults ({len(changed)})", _options(changed)) if changed else "",
+            details("The whole config.yaml", element("pre", run.config_text)) if run.config_text else "",
+        ]
+    )
 
 
 def _options(changed: Sequence[tuple[str, Any, Any]]) -> Html:

@@ -74,6 +74,7 @@ def join(parts: Iterable[Any]) -> Html:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = ()) -> Html:
     """A table; the columns in `numbers` are aligned to the right."""
+
     def cells(tag: str, row: Sequence[Any]) -> str:
         return "".join(element(tag, cell, "number" if n in numbers else "") for n, cell in enumerate(row))
 

@@ -55,14 +55,19 @@ def success(runs: Sequence[Run], figures: Figures) -> Html:
     if not rows:
         return Html("")
     parts = [element("p", sentence, "lead") for sentence in differences(runs)]
-    parts.append(figure(
-        figures.svg(draw.draw_success(rows), 0.9 + 0.42 * len(rows)),
-        "Each mark is the share of evaluation episodes that succeeded, each bar its 95 % interval.",
-    ))
-    parts.append(table(
-        ("policy", "role", "success rate [95 %]", "successes", "seeds", "protocol"),
-        [_success_row(run.policies[role], run, runs) for _, run, role in rows], numbers=(2, 3),
-    ))
+    parts.append(
+        figure(
+            figures.svg(draw.draw_success(rows), 0.9 + 0.42 * len(rows)),
+            "Each mark is the share of evaluation episodes that succeeded, each bar its 95 % interval.",
+        )
+    )
+    parts.append(
+        table(
+            ("policy", "role", "success rate [95 %]", "successes", "seeds", "protocol"),
+            [_success_row(run.policies[role], run, runs) for _, run, role in rows],
+            numbers=(2, 3),
+        )
+    )
     note = "Intervals of a rate are Wilson's; those of a difference are paired by seed (Agresti and Min 2005)."
     parts.append(element("p", note, "muted"))
     return join(parts)
@@ -72,8 +77,12 @@ def _success_row(policy: Policy, run: Run, runs: Sequence[Run]) -> tuple[Any, ..
     seeds, count = policy.seeds, len(policy.seeds)
     whole = seeds == list(range(seeds[0], seeds[0] + count))
     return (
-        policy_label(policy, runs), policy.role, interval(policy.rate), f"{sum(policy.success)}/{count}",
-        f"{seeds[0]}–{seeds[-1]}" if whole else f"{count} seeds from {min(seeds)} to {max(seeds)}", protocol(run),
+        policy_label(policy, runs),
+        policy.role,
+        interval(policy.rate),
+        f"{sum(policy.success)}/{count}",
+        f"{seeds[0]}–{seeds[-1]}" if whole else f"{count} seeds from {min(seeds)} to {max(seeds)}",
+        protocol(run),
     )
 
 
@@ -128,22 +137,26 @@ def curves(runs: Sequence[Run], figures: Figures) -> Html:
     pretrains = [run for run in of_command(runs, "pretrain") if run.metrics]
     if pretrains:
         parts.append(element("h3", "Pre-training"))
-        parts.append(figure(
-            figures.svg(draw.draw_pretraining(pretrains, [dispersion_label(run) for run in pretrains]), 2.7),
-            "A held-out loss that rises while the training loss falls means over-fitting; the error of sampled actions "
-            "is the root mean squared distance to the expert's held-out actions, in raw action units.",
-        ))
+        parts.append(
+            figure(
+                figures.svg(draw.draw_pretraining(pretrains, [dispersion_label(run) for run in pretrains]), 2.7),
+                "A held-out loss that rises while the training loss falls means over-fitting; the error of sampled actions "
+                "is the root mean squared distance to the expert's held-out actions, in raw action units.",
+            )
+        )
     finetunes = [run for run in of_command(runs, "finetune") if run.metrics]
     if finetunes:
         evaluated_too = any("evaluation/success_rate" in line for run in finetunes for line in run.metrics)
         diamonds = " (diamonds, on the evaluation seeds)" if evaluated_too else ""
         parts.append(element("h3", "Fine-tuning"))
-        parts.append(figure(
-            figures.svg(draw.draw_finetuning(finetunes, [run.name for run in finetunes]), 4.6),
-            "Above, success of the episodes that finished in each iteration with their Wilson band; these act with "
-            f"exploration noise, so they are not comparable with the evaluations{diamonds}; below, how far each update "
-            "moved the policy, the share of clipped ratios, and how well the critic predicts the returns (1: exactly).",
-        ))
+        parts.append(
+            figure(
+                figures.svg(draw.draw_finetuning(finetunes, [run.name for run in finetunes]), 4.6),
+                "Above, success of the episodes that finished in each iteration with their Wilson band; these act with "
+                f"exploration noise, so they are not comparable with the evaluations{diamonds}; below, how far each update "
+                "moved the policy, the share of clipped ratios, and how well the critic predicts the returns (1: exactly).",
+            )
+        )
     return join(parts)
 
 
@@ -206,11 +219,13 @@ def demonstrations(runs: Sequence[Run], figures: Figures) -> Html:
             parts.append(element("p", text + ("." if run.finished else "; the recording has not finished.")))
         modes = _modes(run)
         if modes:
-            parts.append(figure(
-                figures.svg(draw.draw_modes(modes), 0.9 + 0.3 * len(modes)),
-                "Each frame counts the episodes that tried one way of doing the task, its filled part those kept; "
-                "unequal shares shift the data towards the easier ways.",
-            ))
+            parts.append(
+                figure(
+                    figures.svg(draw.draw_modes(modes), 0.9 + 0.3 * len(modes)),
+                    "Each frame counts the episodes that tried one way of doing the task, its filled part those kept; "
+                    "unequal shares shift the data towards the easier ways.",
+                )
+            )
     return join(parts)
 
 

@@ -34,7 +34,7 @@ class RunFolder:
         self._started = time.monotonic()
         self._writers: list[Any] | None = None
         self._project = config.wandb
-        self._metrics = open(self.path / "metrics.jsonl", "ab")  # noqa: SIM115, closed in __exit__
+        self._metrics = open(self.path / "metrics.jsonl", "ab" if self.resuming else "wb")  # noqa: SIM115, see __exit__
 
     def _prepare(self, config: Config) -> None:
         """Make the folder, or check that what is in it may be continued or replaced."""
@@ -71,20 +71,26 @@ class RunFolder:
         """Where everything needed to go on is kept (`checkpoint.save_resume`)."""
         return self.path / RESUME_FILE
 
-    def metrics_position(self) -> int:
-        """Bytes of metrics written so far; a part of every resume file."""
+    def position(self) -> dict[str, float]:
+        """Bytes of metrics and seconds of work so far; a part of every resume file."""
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
-        return self._metrics.tell()
+        return {"bytes": self._metrics.tell(), "seconds": self.seconds}
 
-    def rewind_metrics(self, position: int) -> None:
-        """Forget the lines written after the resume file was."""
-        self._metrics.truncate(position)
-        self._metrics.seek(position)
+    def rewind(self, position: dict[str, float]) -> None:
+        """Forget the lines written after the resume file was, and go on counting time from there."""
+        self._metrics.truncate(int(position["bytes"]))
+        self._metrics.seek(int(position["bytes"]))
+        self._started = time.monotonic() - position["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time of this run, what was done before a resume included."""
+        return time.monotonic() - self._started
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl and one point to each curve in TensorBoard (and W&B where asked)."""
-        line = {"step": step, **metrics, "seconds": round(time.monotonic() - self._started, 3)}
+        line = {"step": step, **metrics, "seconds": round(self.seconds, 3)}
         with explain_os_errors("writing", self.path / "metrics.jsonl"):
             self._metrics.write(json.dumps(line).encode() + b"\n")
             self._metrics.flush()
@@ -107,7 +113,7 @@ class RunFolder:
     def finish(self, summary: dict[str, Any]) -> Path:
         """Write `summary.json`; its path is the last line printed."""
         path = self.path / "summary.json"
-        write_json(path, {"command": self.command, "seconds": round(time.monotonic() - self._started, 1), **summary})
+        write_json(path, {"command": self.command, "seconds": round(self.seconds, 1), **summary})
         print(path, flush=True)
         return path
 

@@ -39,7 +39,10 @@ def require_task(config: Config) -> TaskConfig:
 def task_of_checkpoint(config: Config, spec: PolicySpec, checkpoint: str) -> TaskConfig:
     """The checkpoint's own task; refuses another one given on the command line. Also sets `config.task`."""
     if config.task.name and config.task.name != spec.task:
-        raise UserError(f"{checkpoint} is a policy for task '{spec.task}', not '{config.task.name}'; leave task= out or change the checkpoint")
+        raise UserError(
+            f"{checkpoint} is a policy for task '{spec.task}', not '{config.task.name}'; leave task= out or change "
+            "the checkpoint"
+        )
     if not config.task.name:
         config.task = load_task(spec.task)
     return config.task

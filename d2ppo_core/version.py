@@ -13,7 +13,12 @@ def code_version() -> str:
     here = Path(__file__).resolve().parent
     try:
         text = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=5, check=True
+            ["git", "describe", "--always", "--dirty=+changes", "--abbrev=12"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return __version__

@@ -58,7 +58,12 @@ def write_mp4(path: Path, frames: list[np.ndarray], fps: int) -> Path:
     height, width = frames[0].shape[:2]
     with atomic_path(path) as partial:
         writer = imageio_ffmpeg.write_frames(
-            str(partial), (width, height), fps=fps, codec="libx264", macro_block_size=2, output_params=["-f", "mp4", "-crf", "28"]
+            str(partial),
+            (width, height),
+            fps=fps,
+            codec="libx264",
+            macro_block_size=2,
+            output_params=["-f", "mp4", "-crf", "28"],
         )
         writer.send(None)
         for frame in frames:

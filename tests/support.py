@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+
 from d2ppo_core.data.robomimic import Episode
 
 ENV_ARGS = {"env_name": "Reach", "env_version": "1", "type": 1, "env_kwargs": {"control_freq": 20, "simulator": "toy"}}
@@ -23,10 +24,14 @@ def reach_episodes(count: int = 12, length: int = 20, seed: int = 0) -> list[Epi
             positions.append(position)
             actions.append(action)
             position = position + 0.1 * action
-        episodes.append(Episode(
-            obs={"position": np.array(positions), "goal": np.tile(goal, (length, 1))}, actions=np.array(actions),
-            rewards=np.zeros(length), dones=np.zeros(length, dtype=int),
-        ))
+        episodes.append(
+            Episode(
+                obs={"position": np.array(positions), "goal": np.tile(goal, (length, 1))},
+                actions=np.array(actions),
+                rewards=np.zeros(length),
+                dones=np.zeros(length, dtype=int),
+            )
+        )
     return episodes
 
 
@@ -38,7 +43,11 @@ def command(*arguments: str) -> list[str]:
 def d2ppo(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `d2ppo ARGUMENTS` in a process of its own."""
     result = subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
     assert not check or result.returncode == 0, result.stderr
     return result

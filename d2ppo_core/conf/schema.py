@@ -72,9 +72,13 @@ class PolicyConfig:
 
 @dataclass
 class DispersiveConfig:
-    mode: str = option("normalised", "off | normalised (scale-free, has a gradient) | paper (Eq. 7-10) | release (as released)")
+    mode: str = option(
+        "normalised", "off | normalised (scale-free, has a gradient) | paper (Eq. 7-10) | release (as released)"
+    )
     variant: str = option("infonce_l2", "infonce_l2 | infonce_cosine | hinge | covariance")
-    layer: str = option("early", "early | mid | late | all, or released_early|mid|late (the tensors the release hooked)")
+    layer: str = option(
+        "early", "early | mid | late | all, or released_early|mid|late (the tensors the release hooked)"
+    )
     weight: float = option(0.5, "lambda, the weight of the loss")
     temperature: float = option(0.5, "tau of the InfoNCE variants")
     margin: float = option(1.0, "epsilon of the hinge variant, on the (squared) distance of the mode")
@@ -84,7 +88,9 @@ class DispersiveConfig:
 class ScheduleConfig:
     lr: float = option(1e-4, "learning rate after the warm-up")
     lr_min: float = option(1e-5, "learning rate at the end of a cosine cycle")
-    warmup: int = option(0, "units (steps when pre-training, iterations when fine-tuning) of linear warm-up from lr_min")
+    warmup: int = option(
+        0, "units (steps when pre-training, iterations when fine-tuning) of linear warm-up from lr_min"
+    )
     cycle: int = option(0, "units of one cosine cycle, restarted when over; 0: the whole run")
 
 
@@ -101,7 +107,9 @@ class TrainConfig:
     pad_episode_ends: bool = option(True, "also train on the last windows of an episode, repeating its last action")
     holdout: float = option(0.1, "share of the episodes held out for validation")
     max_episodes: int = option(0, "use only the first n demonstrations; 0: all")
-    flat_dimensions: str = option("refuse", "refuse | centre: what to do with a dimension that never changes in the data")
+    flat_dimensions: str = option(
+        "refuse", "refuse | centre: what to do with a dimension that never changes in the data"
+    )
     observation_clip: float = option(5.0, "normalised observations are clamped to this; 0: not at all")
     log_every: int = option(50, "steps between two lines of metrics")
     validate_every: int = option(500, "steps between two validations")
@@ -142,10 +150,14 @@ class AlgorithmConfig:
     logprob_max: float = option(2.0, "clamp of the log-probability of one number of a chunk")
     reward_horizon: int = option(0, "chunk steps that count in the log-probability; 0: the executed ones")
     target_kl: float = option(1.0, "stop an iteration's update when the KL of whole chunks exceeds this; 0: never")
-    kl_per: str = option("chunk", "chunk (nats of a whole chunk, can trigger) | dimension (as released: mean, never does)")
+    kl_per: str = option(
+        "chunk", "chunk (nats of a whole chunk, can trigger) | dimension (as released: mean, never does)"
+    )
     max_grad_norm: float = option(0.0, "clip of the actor's gradient norm; 0: none")
     critic_warmup: int = option(1, "first iterations in which only the critic learns")
-    critic_hidden: list[int] = field(default_factory=lambda: [256, 256, 256], metadata={"help": "critic's hidden layers"})
+    critic_hidden: list[int] = field(
+        default_factory=lambda: [256, 256, 256], metadata={"help": "critic's hidden layers"}
+    )
     actor: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(lr=1e-4, lr_min=1e-4))
     critic: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(lr=1e-3, lr_min=1e-3))
     reward_scaling: bool = option(True, "divide rewards by the running standard deviation of the discounted return")
@@ -153,7 +165,9 @@ class AlgorithmConfig:
     sampling_std_final: float = option(-1.0, "anneal the exploration floor linearly to this; negative: keep it")
     finetuned_steps_drop: int = option(0, "lower K' by this many steps ...")
     finetuned_steps_every: int = option(0, "... every this many iterations; 0: never")
-    evaluate_every: int = option(0, "iterations between two evaluations on the evaluation seeds; 0: only what the rollout shows")
+    evaluate_every: int = option(
+        0, "iterations between two evaluations on the evaluation seeds; 0: only what the rollout shows"
+    )
     save_every: int = option(1, "iterations between two resume files")
     keep_every: int = option(0, "iterations between two numbered checkpoints that are kept; 0: only last and best")
 
@@ -161,7 +175,9 @@ class AlgorithmConfig:
 @dataclass
 class EvaluationConfig:
     episodes: int = option(200, "how many episodes, one a seed")
-    first_seed: int = option(1_000_000, "the seeds are first_seed, first_seed + 1, ...; training never draws from there")
+    first_seed: int = option(
+        1_000_000, "the seeds are first_seed, first_seed + 1, ...; training never draws from there"
+    )
     envs: int = option(50, "episodes run in parallel")
     workers: int = option(0, "processes that step them; 0: one for each core")
     max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")

@@ -1,11 +1,11 @@
 """Reading and writing robomimic's HDF5 layout with plain h5py.
 
-    data                    attrs: total, env_args (JSON: env_name, env_version, type, env_kwargs)
-    data/demo_i             attrs: num_samples, model_file (MuJoCo XML)
-      actions (T, Da) f8    states (T, 1+nq+nv) f8 [time, qpos, qvel] before each action
-      rewards (T,)          dones (T,)
-      obs/<key> (T, ...)    next_obs/<key> (T, ...)
-    mask/<name>             names of demonstrations, e.g. train and valid
+data                    attrs: total, env_args (JSON: env_name, env_version, type, env_kwargs)
+data/demo_i             attrs: num_samples, model_file (MuJoCo XML)
+  actions (T, Da) f8    states (T, 1+nq+nv) f8 [time, qpos, qvel] before each action
+  rewards (T,)          dones (T,)
+  obs/<key> (T, ...)    next_obs/<key> (T, ...)
+mask/<name>             names of demonstrations, e.g. train and valid
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Demonstrations:
     actions: list[np.ndarray]  # for each episode (T, Da) float32
 
 
-def write_demonstrations(path: str | Path, episodes: Iterable[Episode], env_args: dict[str, Any], attrs: dict[str, Any]) -> None:
+def write_demonstrations(
+    path: str | Path, episodes: Iterable[Episode], env_args: dict[str, Any], attrs: dict[str, Any]
+) -> None:
     """Write a file that robomimic opens. It appears whole or not at all; `attrs` are added to `data`."""
     with atomic_path(path) as partial, h5py.File(partial, "w", track_order=True) as file:
         data, total, names = file.create_group("data"), 0, []
@@ -105,9 +107,16 @@ def read_demonstrations(
 def _simulator(data: h5py.Group, path: Path, environment: str, action: ActionSpec) -> SimulatorSpec:
     """Check the file's env_args (task, controller, control rate) and say where the data came from."""
     args = json.loads(data.attrs["env_args"])
-    name, version, kwargs = args.get("env_name", ""), str(args.get("env_version", "unknown")), args.get("env_kwargs", {})
+    name, version, kwargs = (
+        args.get("env_name", ""),
+        str(args.get("env_version", "unknown")),
+        args.get("env_kwargs", {}),
+    )
     if name != environment:
-        raise UserError(f"{path} holds demonstrations of {name or 'an unnamed task'}, not of {environment}; choose the matching task=")
+        raise UserError(
+            f"{path} holds demonstrations of {name or 'an unnamed task'}, not of {environment}; "
+            "choose the matching task="
+        )
     if version.startswith("1.5"):
         raise UserError(
             f"{path} was recorded with robosuite {version}, whose controllers and object order differ from 1.4.1; "
@@ -120,8 +129,14 @@ def _simulator(data: h5py.Group, path: Path, environment: str, action: ActionSpe
     if controller:
         wrong += _controller_differences(controller, action)
     if wrong:
-        raise UserError(f"{path} was recorded under another contract: {'; '.join(wrong)}; use data of the task's own controller")
-    about = f"{controller.get('type', 'none')} kp {controller.get('kp')} damping {controller.get('damping')}" if controller else "none"
+        raise UserError(
+            f"{path} was recorded under another contract: {'; '.join(wrong)}; use data of the task's own controller"
+        )
+    about = (
+        f"{controller.get('type', 'none')} kp {controller.get('kp')} damping {controller.get('damping')}"
+        if controller
+        else "none"
+    )
     simulator = kwargs.get("simulator", "robosuite")
     return SimulatorSpec(name=simulator, version=version, environment=name, controller=about)
 
@@ -150,7 +165,9 @@ def _states(demo: h5py.Group, observation: ObservationSpec, path: Path) -> np.nd
             raise UserError(f"{where} has shape {column.shape}, expected (T, {key.size}); is it the file of this task?")
         columns.append(_finite(column, where))
     if len({len(c) for c in columns}) != 1:
-        raise UserError(f"{path}: {demo.name} has observations of different lengths; the file is damaged, record it again")
+        raise UserError(
+            f"{path}: {demo.name} has observations of different lengths; the file is damaged, record it again"
+        )
     return np.concatenate(columns, axis=1, dtype=np.float32)  # To = 1 each: [T, size] ... -> [T, Do]
 
 

@@ -17,7 +17,12 @@ class ChunkWindows:
     """
 
     def __init__(
-        self, states: list[np.ndarray], actions: list[np.ndarray], history: int, horizon: int, pad_ends: bool,
+        self,
+        states: list[np.ndarray],
+        actions: list[np.ndarray],
+        history: int,
+        horizon: int,
+        pad_ends: bool,
         device: torch.device | str = "cpu",
     ) -> None:
         """`states` and `actions`: for each episode (T, Do) and (T, Da) float32, in model units."""
@@ -29,6 +34,7 @@ class ChunkWindows:
             now.append(start + np.arange(count))
             begin.append(np.full(count, start))
             end.append(np.full(count, start + length - 1))
+
         def tensor(values: list[np.ndarray]) -> Tensor:
             return torch.from_numpy(np.concatenate(values)).to(device)
 

@@ -8,7 +8,8 @@ DDPM and DDIM differ only in three numbers for each step. With i = 0 the first (
 DDPM (Ho et al. 2020, Eq. 7), t_i = K-1-i:
     A = beta_t sqrt(alpha_bar_{t-1}) / (1 - alpha_bar_t),  B = (1 - alpha_bar_{t-1}) sqrt(alpha_t) / (1 - alpha_bar_t)
     sigma^2 = beta_t (1 - alpha_bar_{t-1}) / (1 - alpha_bar_t)
-DDIM (Song et al. 2021, Eq. 12), t_i = (S-1-i) K/S, eps recomputed from the clamped x0_hat, d = sqrt(1 - abar_prev - sigma^2):
+DDIM (Song et al. 2021, Eq. 12), t_i = (S-1-i) K/S, eps recomputed from the clamped x0_hat,
+d = sqrt(1 - abar_prev - sigma^2):
     A = sqrt(abar_prev) - d sqrt(abar_t) / sqrt(1 - abar_t),  B = d / sqrt(1 - abar_t)
     sigma = eta sqrt((1 - abar_prev) / (1 - abar_t) (1 - abar_t / abar_prev))
 """

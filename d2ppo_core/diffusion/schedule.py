@@ -27,9 +27,11 @@ class NoiseSchedule(nn.Module):
     def __init__(self, K: int) -> None:
         super().__init__()
         self.K = K
-        self.register_buffer("alpha_bar", torch.tensor(np.cumprod(1 - cosine_betas(K)), dtype=torch.float32), persistent=False)
+        self.register_buffer(
+            "alpha_bar", torch.tensor(np.cumprod(1 - cosine_betas(K)), dtype=torch.float32), persistent=False
+        )
 
     def add_noise(self, x0: Tensor, t: Tensor, epsilon: Tensor) -> Tensor:
-        """q(x_t | x_0): x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon.  x0, epsilon (B, H, Da); t (B,)."""
+        """q(x_t | x_0): sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) epsilon.  x0, epsilon (B, H, Da); t (B,)."""
         alpha_bar = self.alpha_bar[t].view(-1, 1, 1)  # [B] -> [B, 1, 1]
         return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * epsilon

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,9 @@ class TimeEmbedding(nn.Module):
         if size < 4 or size % 2:
             raise ValueError(f"the time embedding's size must be even and at least 4, not {size}")
         half = size // 2
-        self.register_buffer("frequencies", torch.exp(-math.log(10000) / (half - 1) * torch.arange(half)), persistent=False)
+        self.register_buffer(
+            "frequencies", torch.exp(-math.log(10000) / (half - 1) * torch.arange(half)), persistent=False
+        )
         self.layers = nn.Sequential(nn.Linear(size, 2 * size), nn.Mish(), nn.Linear(2 * size, size))
 
     def forward(self, t: Tensor) -> Tensor:
@@ -56,7 +59,9 @@ class Trunk(nn.Module):
     ) -> None:
         super().__init__()
         if not hidden:
-            raise ValueError("an MLP needs at least one hidden width (condition_hidden ends with the encoder's output size)")
+            raise ValueError(
+                "an MLP needs at least one hidden width (condition_hidden ends with the encoder's output size)"
+            )
         self.residual, self.activation = residual, ACTIVATIONS[activation]()
         if residual:
             if len(hidden) % 2 == 0 or len(set(hidden)) != 1:
@@ -66,8 +71,7 @@ class Trunk(nn.Module):
             self.blocks = nn.ModuleList(ResidualBlock(hidden[0], activation, layer_norm) for _ in range(blocks))
         else:
             self.first = nn.Linear(size_in, hidden[0])
-            sizes = zip(hidden[:-1], hidden[1:], strict=True)
-            self.blocks = nn.ModuleList(nn.Linear(a, b) for a, b in sizes)
+            self.blocks = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(hidden))
             self.norms = nn.ModuleList(nn.LayerNorm(width) if layer_norm else nn.Identity() for width in hidden)
         self.last = nn.Linear(hidden[-1], size_out)
 

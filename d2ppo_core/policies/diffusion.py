@@ -74,7 +74,9 @@ class DiffusionPolicy(nn.Module):
 
     # --- pre-training ---------------------------------------------------------------------------------------------
 
-    def loss(self, state: Tensor, x0: Tensor, t: Tensor, epsilon: Tensor, dispersive: DispersiveLoss | None = None) -> PretrainLoss:
+    def loss(
+        self, state: Tensor, x0: Tensor, t: Tensor, epsilon: Tensor, dispersive: DispersiveLoss | None = None
+    ) -> PretrainLoss:
         """L_diff = E (eps_theta(x_t, t, s) - eps)^2, and the dispersive loss of the same forward pass (D2PPO Eq. 6).
 
         Args:

@@ -11,7 +11,13 @@ RETURN_DISCOUNT = 0.99  # of the running return; fixed, not the training discoun
 
 
 def gae(
-    reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, ended: Tensor, discount: float, lambda_: float
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    ended: Tensor,
+    discount: float,
+    lambda_: float,
 ) -> Tensor:
     """Generalised advantage estimation (Schulman et al. 2016) with time-outs told from terminations.
 
@@ -59,7 +65,12 @@ class RewardScaler:
 
     def state(self) -> dict[str, float | list[float]]:
         """For the resume file."""
-        return {"running": self.running.tolist(), "count": self.count, "mean": float(self.mean), "variance": float(self.variance)}
+        return {
+            "running": self.running.tolist(),
+            "count": self.count,
+            "mean": float(self.mean),
+            "variance": float(self.variance),
+        }
 
     def restore(self, state: dict[str, float | list[float]]) -> None:
         """The inverse of `state`."""

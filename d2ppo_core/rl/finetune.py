@@ -8,24 +8,24 @@ from typing import Any
 import torch
 
 from ..checkpoint import load_resume, save_policy, save_resume
-from ..conf.schema import AlgorithmConfig, Config, RolloutConfig, TaskConfig, Truncation
+from ..conf.schema import Config, TaskConfig, Truncation
 from ..contract import SamplerSpec, require_match
-from ..envs import EnvRequest, VectorEnv, make_env
+from ..envs import VectorEnv, make_env
 from ..errors import UserError
 from ..evaluate import evaluate, evaluation_env, evaluation_seeds
 from ..inference import Actor, load_policy
-from ..keyed import key
 from ..networks.critics import StateCritic
 from ..optim import learning_rate, set_learning_rate, setup_torch
 from ..policies.diffusion import DiffusionPolicy
 from ..progress import ProgressBar
 from ..runs import RunFolder
 from ..statistics import wilson
-from ..tasks import task_of_checkpoint, validated
+from ..tasks import task_of_checkpoint
 from ..version import code_version
 from .advantage import RewardScaler, gae
 from .ppo import PPO
 from .rollout import Collector, Rollout
+from .setup import build_critic, check_algorithm, prepare_policy, rollout_request
 
 
 def main(config: Config) -> None:
@@ -47,74 +47,24 @@ def main(config: Config) -> None:
             env.close()
 
 
-def check_algorithm(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
-    """Refuse numbers that make no sense before anything is allocated."""
-    wrong = [
-        f"{name}={value} must be at least {least}"
-        for name, value, least in (
-            ("algorithm.iterations", algorithm.iterations, 1), ("algorithm.epochs", algorithm.epochs, 1),
-            ("algorithm.batch", algorithm.batch, 2), ("rollout.envs", rollout.envs, 1), ("rollout.chunks", rollout.chunks, 1),
-            ("algorithm.clip", algorithm.clip, 1e-9), ("algorithm.clip_base", algorithm.clip_base, 0),
-        ) if value < least
-    ]
-    wrong += [f"{name}={value} must lie in [0, 1]" for name, value in (
-        ("algorithm.discount", algorithm.discount), ("algorithm.gae_lambda", algorithm.gae_lambda),
-        ("algorithm.denoising_discount", algorithm.denoising_discount),
-        ("algorithm.advantage_clip_low", algorithm.advantage_clip_low), ("algorithm.advantage_clip_high", algorithm.advantage_clip_high),
-    ) if not 0 <= value <= 1]
-    if algorithm.kl_per not in ("chunk", "dimension"):
-        wrong.append(f"algorithm.kl_per={algorithm.kl_per} must be chunk or dimension")
-    if len(algorithm.critic_hidden) % 2 == 0 or len(set(algorithm.critic_hidden)) != 1:
-        wrong.append(f"algorithm.critic_hidden={algorithm.critic_hidden} must be an odd number of equal widths")
-    if wrong:
-        raise UserError("; ".join(wrong) + "; change these options")
-
-
-def prepare_policy(policy: DiffusionPolicy, config: Config) -> None:
-    """Set the fine-tuning sampler, and keep the frozen pre-trained network where it is still needed."""
-    values = policy.spec.sampler.model_dump() | config.algorithm.sampler
-    sampler: SamplerSpec = validated(SamplerSpec, values, "algorithm.sampler (with the checkpoint's own sampler)")
-    if sampler.train_steps != policy.spec.sampler.train_steps:
-        raise UserError(f"algorithm.sampler.train_steps cannot differ from the checkpoint's {policy.spec.sampler.train_steps}; leave it out")
-    if sampler.finetuned_steps < 1:
-        raise UserError("algorithm.sampler.finetuned_steps is 0: nothing would be learned; set it between 1 and the sampler's steps")
-    policy.set_sampler(sampler)
-    steps = config.algorithm.reward_horizon
-    if steps > policy.spec.horizon:
-        raise UserError(f"algorithm.reward_horizon={steps} exceeds the predicted horizon {policy.spec.horizon}; lower it")
-    if policy.base is None and (sampler.finetuned_steps < sampler.steps or config.algorithm.bc_coef > 0 or config.algorithm.finetuned_steps_every > 0):
-        policy.freeze_base()
-    policy.network.requires_grad_(True)
-
-
-def build_critic(policy: DiffusionPolicy, config: Config) -> StateCritic:
-    """V(s) with weights named by the seed."""
-    spec = policy.spec.observation
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(config.seed, "critic"))
-        return StateCritic(spec.history * spec.state_size, config.algorithm.critic_hidden)
-
-
-def rollout_request(config: Config, task: TaskConfig, policy: DiffusionPolicy) -> EnvRequest:
-    """The training environments."""
-    rollout = config.rollout
-    return EnvRequest(
-        task=task.environment, num_envs=rollout.envs, history=policy.spec.observation.history, workers=rollout.workers,
-        max_episode_steps=rollout.max_episode_steps or task.max_episode_steps, terminate_at_success=rollout.terminate_at_success,
-    )
-
-
 class Finetuner:
     """One fine-tuning run. An iteration is named by its number, so resuming needs weights and counters only."""
 
-    def __init__(self, config: Config, task: TaskConfig, policy: DiffusionPolicy, critic: StateCritic, env: VectorEnv) -> None:
-        self.config, self.algorithm, self.task, self.policy, self.critic = config, config.algorithm, task, policy, critic
+    def __init__(
+        self, config: Config, task: TaskConfig, policy: DiffusionPolicy, critic: StateCritic, env: VectorEnv
+    ) -> None:
+        self.config, self.algorithm, self.task = config, config.algorithm, task
+        self.policy, self.critic = policy, critic
         self.ppo = PPO(policy, critic, config.algorithm)
-        self.collector = Collector(Actor(policy, config.seed, explore=True), critic, env, config.rollout.chunks, config.seed)
+        self.collector = Collector(
+            Actor(policy, config.seed, explore=True), critic, env, config.rollout.chunks, config.seed
+        )
         self.scaler = RewardScaler(env.num_envs)
         self.first_sampler = policy.spec.sampler
         self.iteration, self.control_steps, self.best = 0, 0, -math.inf
         self.must_reset, self.evaluation_env = True, None
+        self.metrics: dict[str, Any] = {}  # of the latest iteration
+        self.last_success: dict[str, float] = {}
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
@@ -126,7 +76,7 @@ class Finetuner:
         try:
             with ProgressBar("fine-tuning", total, self.iteration) as bar:
                 while self.iteration < total:
-                    metrics = self.train_iteration()
+                    self.metrics = metrics = self.train_iteration()
                     self._keep(run, metrics)
                     run.log(self.iteration, metrics)
                     if self._every(self.algorithm.save_every):
@@ -136,11 +86,15 @@ class Finetuner:
         finally:
             if self.evaluation_env is not None:
                 self.evaluation_env.close()
-        path = self.save(run, "policy.safetensors", metrics if self.control_steps else {})
-        run.finish({"policy": str(path), "iterations": total, "control_steps": self.control_steps,
-                    "last_rollout_success": self.last_success})
-
-    last_success: dict[str, float] = {}
+        path = self.save(run, "policy.safetensors", self.metrics)
+        run.finish(
+            {
+                "policy": str(path),
+                "iterations": total,
+                "control_steps": self.control_steps,
+                "last_rollout_success": self.last_success,
+            }
+        )
 
     def train_iteration(self) -> dict[str, Any]:
         """Rollout, advantage, update."""
@@ -153,14 +107,25 @@ class Finetuner:
         advantage = self._advantage(rollout)
         actor_rate, critic_rate = self._learning_rates()
         update = self.ppo.update(
-            rollout, advantage, self.config.minibatch, (self.config.seed, self.iteration),
+            rollout,
+            advantage,
+            self.config.minibatch,
+            (self.config.seed, self.iteration),
             train_actor=self.iteration >= self.algorithm.critic_warmup,
         )
         self.iteration += 1
         self.control_steps += rollout.control_steps
-        metrics = {**self._rollout_metrics(rollout, advantage), **update, "train/actor_lr": actor_rate, "train/critic_lr": critic_rate}
+        metrics = {
+            **self._rollout_metrics(rollout, advantage),
+            **update,
+            "train/actor_lr": actor_rate,
+            "train/critic_lr": critic_rate,
+        }
         if not all(math.isfinite(v) for v in metrics.values()):
-            raise UserError(f"a loss is not finite in iteration {self.iteration}: training diverged; the last good policy is in the run folder; lower algorithm.actor.lr")
+            raise UserError(
+                f"a loss is not finite in iteration {self.iteration}: training diverged; the last good policy is in "
+                "the run folder; lower algorithm.actor.lr"
+            )
         return metrics
 
     def _advantage(self, r: Rollout) -> torch.Tensor:
@@ -169,7 +134,10 @@ class Finetuner:
         reward = torch.as_tensor(reward * self.algorithm.reward_const, dtype=torch.float32, device=r.value.device)
         terminated, ended, next_value = r.terminated, r.terminated | r.truncated, r.next_value
         if self.config.truncation is Truncation.leak:  # as released: the next episode's value, and no cut
-            ended, next_value = r.terminated, torch.where(torch.as_tensor(r.truncated, device=r.value.device), r.reset_value, r.next_value)
+            ended, next_value = (
+                r.terminated,
+                torch.where(torch.as_tensor(r.truncated, device=r.value.device), r.reset_value, r.next_value),
+            )
         elif self.config.truncation is Truncation.terminal:
             terminated = ended
         flags = [torch.as_tensor(f, dtype=torch.float32, device=r.value.device) for f in (terminated, ended)]
@@ -190,7 +158,9 @@ class Finetuner:
         changes: dict[str, Any] = {}
         if a.sampling_std_final >= 0:
             share = self.iteration / max(1, a.iterations - 1)
-            changes["min_sampling_std"] = first.min_sampling_std + share * (a.sampling_std_final - first.min_sampling_std)
+            changes["min_sampling_std"] = first.min_sampling_std + share * (
+                a.sampling_std_final - first.min_sampling_std
+            )
         if a.finetuned_steps_every > 0:
             drops = self.iteration // a.finetuned_steps_every
             changes["finetuned_steps"] = max(1, first.finetuned_steps - a.finetuned_steps_drop * drops)
@@ -205,14 +175,20 @@ class Finetuner:
         """Success of the episodes that ended in the window (with exploration noise), and the critic's quality."""
         outcomes = r.finished_successes()
         rate = wilson(sum(outcomes), len(outcomes)) if outcomes else None
-        self.last_success = {"rate": rate.value, "low": rate.low, "high": rate.high, "episodes": len(outcomes)} if rate else {}
+        self.last_success = (
+            {"rate": rate.value, "low": rate.low, "high": rate.high, "episodes": len(outcomes)} if rate else {}
+        )
         returns = advantage + r.value
         explained = 1 - advantage.var() / returns.var().clamp(min=1e-12)  # 1: the critic predicts every return
         return {
-            "rollout/success_rate": rate.value if rate else 0.0, "rollout/success_low": rate.low if rate else 0.0,
-            "rollout/success_high": rate.high if rate else 1.0, "rollout/episodes": len(outcomes),
-            "rollout/mean_chunk_reward": float(r.reward.mean()), "rollout/control_steps": self.control_steps,
-            "rollout/value": float(r.value.mean()), "rollout/explained_variance": float(explained),
+            "rollout/success_rate": rate.value if rate else 0.0,
+            "rollout/success_low": rate.low if rate else 0.0,
+            "rollout/success_high": rate.high if rate else 1.0,
+            "rollout/episodes": len(outcomes),
+            "rollout/mean_chunk_reward": float(r.reward.mean()),
+            "rollout/control_steps": self.control_steps,
+            "rollout/value": float(r.value.mean()),
+            "rollout/explained_variance": float(explained),
         }
 
     def _every(self, period: int) -> bool:
@@ -225,7 +201,13 @@ class Finetuner:
         a, score = self.algorithm, metrics["rollout/success_rate"]
         if a.evaluate_every and self._every(a.evaluate_every):
             rate = self._evaluate()
-            metrics.update({"evaluation/success_rate": rate.value, "evaluation/success_low": rate.low, "evaluation/success_high": rate.high})
+            metrics.update(
+                {
+                    "evaluation/success_rate": rate.value,
+                    "evaluation/success_low": rate.low,
+                    "evaluation/success_high": rate.high,
+                }
+            )
             score = rate.value
         if (not a.evaluate_every or "evaluation/success_rate" in metrics) and score > self.best:
             self.best = score
@@ -242,24 +224,37 @@ class Finetuner:
     def save(self, run: RunFolder, name: str, metrics: dict[str, Any]) -> Any:
         """Write the policy; the frozen network goes along where the sampler still uses it."""
         spec, sampler = self.policy.spec, self.policy.spec.sampler
-        provenance = spec.provenance.model_copy(update={
-            "stage": "finetune", "seed": self.config.seed, "code_version": code_version(),
-            "metrics": {k: float(v) for k, v in metrics.items()},
-        })
+        provenance = spec.provenance.model_copy(
+            update={
+                "stage": "finetune",
+                "seed": self.config.seed,
+                "code_version": code_version(),
+                "metrics": {k: float(v) for k, v in metrics.items()},
+            }
+        )
         spec = spec.model_copy(update={"provenance": provenance, "weights": "raw"})
         base = self.policy.base if sampler.finetuned_steps < sampler.steps else None
-        save_policy(run.path / name, spec, {"raw": self.policy.network, "base": base, "normalizer": self.policy.normalizer})
+        save_policy(
+            run.path / name, spec, {"raw": self.policy.network, "base": base, "normalizer": self.policy.normalizer}
+        )
         return run.path / name
 
     def state(self, run: RunFolder) -> dict[str, Any]:
         """Everything that the remaining iterations depend on."""
         return {
-            "iteration": self.iteration, "control_steps": self.control_steps, "best": self.best,
-            "network": self.policy.network.state_dict(), "critic": self.critic.state_dict(),
+            "iteration": self.iteration,
+            "control_steps": self.control_steps,
+            "best": self.best,
+            "network": self.policy.network.state_dict(),
+            "critic": self.critic.state_dict(),
             "base": self.policy.base.state_dict() if self.policy.base is not None else None,
-            "sampler": self.policy.spec.sampler.model_dump(), "actor_optimiser": self.ppo.actor_optimiser.state_dict(),
-            "critic_optimiser": self.ppo.critic_optimiser.state_dict(), "scaler": self.scaler.state(),
-            "last_success": self.last_success, "metrics_position": run.metrics_position(),
+            "sampler": self.policy.spec.sampler.model_dump(),
+            "actor_optimiser": self.ppo.actor_optimiser.state_dict(),
+            "critic_optimiser": self.ppo.critic_optimiser.state_dict(),
+            "scaler": self.scaler.state(),
+            "last_success": self.last_success,
+            "metrics": self.metrics,
+            "position": run.position(),
         }
 
     def restore(self, state: dict[str, Any], run: RunFolder) -> None:
@@ -275,4 +270,5 @@ class Finetuner:
         self.ppo.critic_optimiser.load_state_dict(state["critic_optimiser"])
         self.scaler.restore(state["scaler"])
         self.last_success = state["last_success"]
-        run.rewind_metrics(state["metrics_position"])
+        self.metrics = state["metrics"]
+        run.rewind(state["position"])

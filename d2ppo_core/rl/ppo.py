@@ -72,8 +72,12 @@ class PPO:
 
     def __init__(self, policy: DiffusionPolicy, critic: nn.Module, config: AlgorithmConfig) -> None:
         self.policy, self.critic, self.config = policy, critic, config
-        self.actor_optimiser = torch.optim.AdamW(policy.network.parameters(), lr=config.actor.lr, weight_decay=0.0, fused=True)
-        self.critic_optimiser = torch.optim.AdamW(critic.parameters(), lr=config.critic.lr, weight_decay=0.0, fused=True)
+        self.actor_optimiser = torch.optim.AdamW(
+            policy.network.parameters(), lr=config.actor.lr, weight_decay=0.0, fused=True
+        )
+        self.critic_optimiser = torch.optim.AdamW(
+            critic.parameters(), lr=config.critic.lr, weight_decay=0.0, fused=True
+        )
         self.set_finetuned_steps()
 
     def set_finetuned_steps(self) -> None:
@@ -89,7 +93,9 @@ class PPO:
     def losses(self, batch: PairBatch, bc_noise: Tensor | None = None) -> Losses:
         """max(-A rho, -A clip(rho, 1 +- eps_k)) averaged over the pairs, plus critic, entropy and cloning terms."""
         c = self.config
-        new = self._chunk_log_prob(self.policy.log_prob(batch.state, batch.x, batch.x_next, self.policy.first_finetuned + batch.k))
+        new = self._chunk_log_prob(
+            self.policy.log_prob(batch.state, batch.x, batch.x_next, self.policy.first_finetuned + batch.k)
+        )
         log_ratio = new - self._chunk_log_prob(batch.old_log_prob)
         ratio, epsilon = log_ratio.exp(), self.clip[batch.k]
         A = self._advantage(batch)
@@ -99,8 +105,14 @@ class PPO:
         entropy = policy.new_tensor(-self.policy.spec.sampler.eta)  # constant: eta is not learned
         total = policy + c.value_coef * value + c.bc_coef * bc + c.entropy_coef * entropy
         return Losses(
-            policy, value, bc, entropy, total, self._kl(log_ratio.detach()),
-            ((ratio - 1).abs() > epsilon).float().mean().item(), (ratio - 1).abs().mean().item(),
+            policy,
+            value,
+            bc,
+            entropy,
+            total,
+            self._kl(log_ratio.detach()),
+            ((ratio - 1).abs() > epsilon).float().mean().item(),
+            (ratio - 1).abs().mean().item(),
         )
 
     def _chunk_log_prob(self, log_prob: Tensor) -> Tensor:
@@ -157,7 +169,9 @@ class PPO:
             order = torch.randperm(units, generator=generator(*seed, "minibatches", epoch))
             for number in range(max(1, units // per_batch)):
                 index = order[number * per_batch : (number + 1) * per_batch].to(advantage.device)
-                losses = self.losses(self._gather(flat, index, mode), self._bc_noise(index, mode, (*seed, epoch, number)))
+                losses = self.losses(
+                    self._gather(flat, index, mode), self._bc_noise(index, mode, (*seed, epoch, number))
+                )
                 self._step(losses.total, train_actor)
                 count += 1
                 for name, value in self._metrics(losses).items():
@@ -167,17 +181,27 @@ class PPO:
                     break
             if stopped:
                 break
-        return {name: value / count for name, value in sums.items()} | {"ppo/gradient_steps": count, "ppo/stopped_by_kl": float(stopped)}
+        return {name: value / count for name, value in sums.items()} | {
+            "ppo/gradient_steps": count,
+            "ppo/stopped_by_kl": float(stopped),
+        }
 
     def _flatten(self, r: Rollout, advantage: Tensor) -> PairBatch:
         """(T, N, ...) -> (T*N, ...); x and old_log_prob keep their K' axis."""
+
         def flat(tensor: Tensor) -> Tensor:
             return tensor.flatten(0, 1)  # [T, N, ...] -> [T*N, ...]
 
         chain = flat(r.chain)
         return PairBatch(
-            flat(r.state), chain[:, :-1], chain[:, 1:], torch.empty(0), flat(r.log_prob), flat(advantage),
-            flat(advantage + r.value), flat(r.value),
+            flat(r.state),
+            chain[:, :-1],
+            chain[:, 1:],
+            torch.empty(0),
+            flat(r.log_prob),
+            flat(advantage),
+            flat(advantage + r.value),
+            flat(r.value),
         )
 
     def _gather(self, flat: PairBatch, index: Tensor, mode: Minibatch) -> PairBatch:
@@ -188,8 +212,14 @@ class PPO:
             b = index.repeat_interleave(self.K)  # [B] -> [B*K']
             k = torch.arange(self.K, device=index.device).repeat(len(index))
         return PairBatch(
-            flat.state[b], flat.x[b, k], flat.x_next[b, k], k, flat.old_log_prob[b, k], flat.advantage[b],
-            flat.target[b], flat.old_value[b],
+            flat.state[b],
+            flat.x[b, k],
+            flat.x_next[b, k],
+            k,
+            flat.old_log_prob[b, k],
+            flat.advantage[b],
+            flat.target[b],
+            flat.old_value[b],
         )
 
     def _bc_noise(self, index: Tensor, mode: Minibatch, seed: tuple[int, ...]) -> Tensor | None:
@@ -211,6 +241,10 @@ class PPO:
     @staticmethod
     def _metrics(losses: Losses) -> dict[str, float]:
         return {
-            "ppo/policy_loss": losses.policy.item(), "ppo/value_loss": losses.value.item(), "ppo/bc_loss": losses.bc.item(),
-            "ppo/kl": losses.kl, "ppo/clip_fraction": losses.clip_fraction, "ppo/ratio_deviation": losses.ratio_deviation,
+            "ppo/policy_loss": losses.policy.item(),
+            "ppo/value_loss": losses.value.item(),
+            "ppo/bc_loss": losses.bc.item(),
+            "ppo/kl": losses.kl,
+            "ppo/clip_fraction": losses.clip_fraction,
+            "ppo/ratio_deviation": losses.ratio_deviation,
         }

@@ -71,13 +71,21 @@ class Collector:
     def _buffers(self) -> Rollout:
         spec, T, N = self.actor.policy.spec, self.T, self.N
         device, K, chunk = self.actor.device, spec.sampler.finetuned_steps, spec.chunk_shape
+
         def tensor(*shape: int) -> Tensor:
             return torch.zeros(T, N, *shape, device=device)
 
         flags = [np.zeros((T, N), dtype=bool) for _ in range(4)]
         return Rollout(
-            tensor(spec.observation.history, spec.observation.state_size), tensor(K + 1, *chunk), tensor(K, *chunk),
-            np.zeros((T, N)), *flags, tensor(), tensor(), tensor(), 0,
+            tensor(spec.observation.history, spec.observation.state_size),
+            tensor(K + 1, *chunk),
+            tensor(K, *chunk),
+            np.zeros((T, N)),
+            *flags,
+            tensor(),
+            tensor(),
+            tensor(),
+            0,
         )
 
     @torch.no_grad()

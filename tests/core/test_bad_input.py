@@ -55,11 +55,17 @@ def set_args(file: h5py.File, **values: object) -> None:
 
 
 DATASETS: dict[str, tuple[Callable[[h5py.File], None], str]] = {
-    "nan in an observation": (lambda f: poke(f, "data/demo_3/obs/position", 5, np.nan), "demo_3/obs/position holds NaN or infinity at step 5"),
+    "nan in an observation": (
+        lambda f: poke(f, "data/demo_3/obs/position", 5, np.nan),
+        "demo_3/obs/position holds NaN or infinity at step 5",
+    ),
     "infinity in an action": (lambda f: poke(f, "data/demo_2/actions", 1, np.inf), "demo_2/actions holds NaN"),
     "action out of range": (lambda f: poke(f, "data/demo_0/actions", 0, 2.0), "leaves [-1, 1]"),
     "missing key": (lambda f: f.__delitem__("data/demo_1/obs/goal"), "demo_1/obs/goal is missing"),
-    "wrong size": (lambda f: replace(f, "data/demo_0/obs/goal", np.zeros((20, 3))), "has shape (20, 3), expected (T, 2)"),
+    "wrong size": (
+        lambda f: replace(f, "data/demo_0/obs/goal", np.zeros((20, 3))),
+        "has shape (20, 3), expected (T, 2)",
+    ),
     "different lengths": (lambda f: replace(f, "data/demo_0/obs/goal", np.zeros((19, 2))), "different lengths"),
     "no demonstrations": (lambda f: [f.__delitem__(f"data/{n}") for n in list(f["data"])], "holds no demonstrations"),
     "another task": (lambda f: set_args(f, env_name="Lift"), "holds demonstrations of Lift, not of Reach"),
@@ -85,7 +91,9 @@ def test_truncated_and_foreign_files(reach_file: Path, tmp_path: Path, capsys: p
     text = tmp_path / "text.hdf5"
     text.write_text("not HDF5")
     for path in (cut, text):
-        assert "not a readable robomimic HDF5 file" in refused(capsys, *PRETRAIN, f"data={path}", f"run_dir={tmp_path / 'run'}")
+        assert "not a readable robomimic HDF5 file" in refused(
+            capsys, *PRETRAIN, f"data={path}", f"run_dir={tmp_path / 'run'}"
+        )
     assert "no such file" in refused(capsys, *PRETRAIN, "data=/nowhere/x.hdf5", f"run_dir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
 
@@ -101,36 +109,42 @@ def test_flat_dimension_is_refused_or_centred(tmp_path: Path, capsys: pytest.Cap
     assert cli.main([*arguments, "train.flat_dimensions=centre"]) == 0
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    (("pretrain", "task=reach", "trian.steps=3"), "did you mean train.steps"),
-    (("pretrain", "task=nothing"), "lift reach square"),
-    (("pretrain", "task=reach", "train.steps=many"), "could not be converted to Integer"),
-    (("pretrain", "task=reach", "minibatch=pears"), "expected one of [pair, chain]"),
-    (("pretrain",), "no task is given"),
-    (("pretrain", "task=reach"), "no demonstrations are given"),
-    (("pretrain", "task=reach", "resume=true", "overwrite=true"), "exclude one another"),
-    (("evaluate",), "no policy is given"),
-    (("finetune",), "no policy is given"),
-    (("fly",), "there is no command 'fly'"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("pretrain", "task=reach", "trian.steps=3"), "did you mean train.steps"),
+        (("pretrain", "task=nothing"), "lift reach square"),
+        (("pretrain", "task=reach", "train.steps=many"), "could not be converted to Integer"),
+        (("pretrain", "task=reach", "minibatch=pears"), "expected one of [pair, chain]"),
+        (("pretrain",), "no task is given"),
+        (("pretrain", "task=reach"), "no demonstrations are given"),
+        (("pretrain", "task=reach", "resume=true", "overwrite=true"), "exclude one another"),
+        (("evaluate",), "no policy is given"),
+        (("finetune",), "no policy is given"),
+        (("fly",), "there is no command 'fly'"),
+    ],
+)
 def test_wrong_command_line(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in refused(capsys, *arguments)
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    (("dispersive.variant=infonce_l3",), "choose one of infonce_l2"),
-    (("dispersive.layer=deep",), "choose one of early"),
-    (("dispersive=paper", "dispersive.variant=covariance"), "the paper has no covariance variant"),
-    (("dispersive.temperature=0",), "must be above 0"),
-    (("policy.network.hidden=[32,32]",), "odd number of equal hidden widths"),
-    (("policy.network.width=[32]",), "there is no option 'policy.network.width'"),
-    (("+policy.network.width=[32]",), "policy.network is not valid: width: Extra inputs are not permitted"),
-    (("policy.sampler.steps=7",), "DDPM takes every step"),
-    (("policy.executed=9",), "between 1 and policy.horizon"),
-    (("train.steps=0",), "either train.steps or train.epochs"),
-    (("train.holdout=1.0",), "leaves none of the 12 demonstrations"),
-    (("device=tpu",), "choose auto, cpu or cuda"),
-])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("dispersive.variant=infonce_l3",), "choose one of infonce_l2"),
+        (("dispersive.layer=deep",), "choose one of early"),
+        (("dispersive=paper", "dispersive.variant=covariance"), "the paper has no covariance variant"),
+        (("dispersive.temperature=0",), "must be above 0"),
+        (("policy.network.hidden=[32,32]",), "odd number of equal hidden widths"),
+        (("policy.network.width=[32]",), "there is no option 'policy.network.width'"),
+        (("+policy.network.width=[32]",), "policy.network is not valid: width: Extra inputs are not permitted"),
+        (("policy.sampler.steps=7",), "DDPM takes every step"),
+        (("policy.executed=9",), "between 1 and policy.horizon"),
+        (("train.steps=0",), "either train.steps or train.epochs"),
+        (("train.holdout=1.0",), "leaves none of the 12 demonstrations"),
+        (("device=tpu",), "choose auto, cpu or cuda"),
+    ],
+)
 def test_wrong_settings_are_refused_before_anything_is_made(
     options: tuple[str, ...], expected: str, reach_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,10 +182,16 @@ CHECKPOINTS: dict[str, tuple[Callable[[dict, dict], object], str]] = {
     "wrong shape": (lambda t, m: t.update({"ema.trunk.last.bias": torch.zeros(3)}), "has shape (3,)"),
     "foreign tensor": (lambda t, m: t.update({"ema.surprise": torch.zeros(3)}), "ema.surprise is unknown"),
     "nan weights": (lambda t, m: t["ema.trunk.last.bias"].fill_(float("nan")), "holds NaN"),
-    "no normaliser": (lambda t, m: [t.pop(k) for k in list(t) if k.startswith("normalizer")], "normalizer.state_min is missing"),
+    "no normaliser": (
+        lambda t, m: [t.pop(k) for k in list(t) if k.startswith("normalizer")],
+        "normalizer.state_min is missing",
+    ),
     "no averaged weights": (lambda t, m: [t.pop(k) for k in list(t) if k.startswith("ema")], "has no 'ema' weights"),
     "no contract": (lambda t, m: m.clear(), "no policy contract inside"),
-    "contract of another version": (lambda t, m: m.update(d2ppo_spec=m["d2ppo_spec"].replace('"format":1', '"format":9')), "no valid policy contract"),
+    "contract of another version": (
+        lambda t, m: m.update(d2ppo_spec=m["d2ppo_spec"].replace('"format":1', '"format":9')),
+        "no valid policy contract",
+    ),
     "contract cut off": (lambda t, m: m.update(d2ppo_spec=m["d2ppo_spec"][:50]), "no valid policy contract"),
 }
 
@@ -184,7 +204,9 @@ def test_wrong_checkpoint(name: str, policy_file: Path, tmp_path: Path, capsys: 
     assert not (tmp_path / "run").exists()
 
 
-def test_pickles_are_never_opened(policy_file: Path, reach_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickles_are_never_opened(
+    policy_file: Path, reach_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     trap = tmp_path / "executed"
     hostile = tmp_path / "policy.safetensors"
     hostile.write_bytes(pickle.dumps(Evil(str(trap))))
@@ -198,22 +220,29 @@ def test_pickles_are_never_opened(policy_file: Path, reach_file: Path, tmp_path:
 
 def test_wrong_task_for_a_checkpoint(policy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("evaluate", "finetune"):
-        assert "is a policy for task 'reach', not 'lift'" in refused(capsys, name, "task=lift", f"checkpoint={policy_file}")
+        assert "is a policy for task 'reach', not 'lift'" in refused(
+            capsys, name, "task=lift", f"checkpoint={policy_file}"
+        )
 
 
-@pytest.mark.parametrize(("options", "expected"), [
-    (("algorithm.sampler.steps=7",), "algorithm.sampler"),
-    (("algorithm.sampler.finetuned_steps=0",), "nothing would be learned"),
-    (("algorithm.sampler.finetuned_steps=21",), "more than the 20 steps"),
-    (("algorithm.discount=1.5",), "must lie in [0, 1]"),
-    (("algorithm.reward_horizon=9",), "exceeds the predicted horizon"),
-    (("algorithm.kl_per=step",), "must be chunk or dimension"),
-    (("rollout.envs=0",), "must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("algorithm.sampler.steps=7",), "algorithm.sampler"),
+        (("algorithm.sampler.finetuned_steps=0",), "nothing would be learned"),
+        (("algorithm.sampler.finetuned_steps=21",), "more than the 20 steps"),
+        (("algorithm.discount=1.5",), "must lie in [0, 1]"),
+        (("algorithm.reward_horizon=9",), "exceeds the predicted horizon"),
+        (("algorithm.kl_per=step",), "must be chunk or dimension"),
+        (("rollout.envs=0",), "must be at least 1"),
+    ],
+)
 def test_wrong_finetuning_settings(
     options: tuple[str, ...], expected: str, policy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    message = refused(capsys, "finetune", "experiment=debug", f"checkpoint={policy_file}", f"run_dir={tmp_path / 'run'}", *options)
+    message = refused(
+        capsys, "finetune", "experiment=debug", f"checkpoint={policy_file}", f"run_dir={tmp_path / 'run'}", *options
+    )
     assert expected in message
     assert not (tmp_path / "run").exists()
 
@@ -239,7 +268,9 @@ def test_full_disk_during_a_run(reach_file: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = subprocess.run(
         [sys.executable, "-c", code, *PRETRAIN, f"data={reach_file}", f"run_dir={run}", "task.name=reach"],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert result.returncode == 2, result.stderr
     assert [line for line in result.stderr.splitlines() if line.startswith("d2ppo: ")], result.stderr

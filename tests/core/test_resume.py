@@ -16,7 +16,14 @@ from support import command, d2ppo
 from d2ppo_core.checkpoint import read_policy
 from d2ppo_core.runs import read_metrics
 
-PRETRAIN = ("task=reach", "experiment=debug", "train.steps=1500", "train.save_every=20", "train.validate_every=50", "threads=1")
+PRETRAIN = (
+    "task=reach",
+    "experiment=debug",
+    "train.steps=1500",
+    "train.save_every=20",
+    "train.validate_every=50",
+    "threads=1",
+)
 FINETUNE = ("experiment=debug", "algorithm.iterations=60", "algorithm.reward_scaling=true", "threads=1")
 
 
@@ -26,7 +33,9 @@ def kill_until_done(arguments: tuple[str, ...], run_dir: Path, seed: int) -> int
     while True:
         process = subprocess.Popen(
             command(*arguments, f"run_dir={run_dir}", *(["resume=true"] if kills else [])),
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         resume = run_dir / "resume.pt"
         before = resume.stat().st_mtime_ns if resume.exists() else 0
@@ -45,7 +54,10 @@ def kill_until_done(arguments: tuple[str, ...], run_dir: Path, seed: int) -> int
 
 def assert_same_run(left: Path, right: Path) -> None:
     """Same contract but for the metrics' wall-clock, same tensors bit for bit, same metrics."""
-    (spec_left, parts_left), (spec_right, parts_right) = read_policy(left / "policy.safetensors"), read_policy(right / "policy.safetensors")
+    (spec_left, parts_left), (spec_right, parts_right) = (
+        read_policy(left / "policy.safetensors"),
+        read_policy(right / "policy.safetensors"),
+    )
     specs = [spec.model_dump() for spec in (spec_left, spec_right)]
     for spec in specs:
         spec["provenance"].pop("code_version")  # says whether the checkout has changed meanwhile
@@ -54,7 +66,10 @@ def assert_same_run(left: Path, right: Path) -> None:
     for part, tensors in parts_left.items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, parts_right[part][name]), f"{part}.{name} differs"
-    lines = [[{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(p / "metrics.jsonl")] for p in (left, right)]
+    lines = [
+        [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(p / "metrics.jsonl")]
+        for p in (left, right)
+    ]
     assert lines[0] == lines[1]
 
 
@@ -65,12 +80,25 @@ def test_pretraining_killed_and_resumed_is_bit_identical(reach_file: Path, tmp_p
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize("options", [
-    pytest.param((), id="reset each iteration"),
-    pytest.param(("rollout.reset_each_iteration=false", "algorithm.save_every=3", "algorithm.finetuned_steps_every=20",
-                  "algorithm.finetuned_steps_drop=2", "algorithm.sampling_std_final=0.05"), id="episodes carried over, annealing"),
-])
-def test_finetuning_killed_and_resumed_is_bit_identical(reach_file: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="reset each iteration"),
+        pytest.param(
+            (
+                "rollout.reset_each_iteration=false",
+                "algorithm.save_every=3",
+                "algorithm.finetuned_steps_every=20",
+                "algorithm.finetuned_steps_drop=2",
+                "algorithm.sampling_std_final=0.05",
+            ),
+            id="episodes carried over, annealing",
+        ),
+    ],
+)
+def test_finetuning_killed_and_resumed_is_bit_identical(
+    reach_file: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     d2ppo("pretrain", "task=reach", "experiment=debug", f"data={reach_file}", f"run_dir={tmp_path / 'base'}")
     arguments = ("finetune", *FINETUNE, *options, f"checkpoint={tmp_path / 'base' / 'policy.safetensors'}")
     d2ppo(*arguments, f"run_dir={tmp_path / 'whole'}")
