@@ -140,8 +140,8 @@ def curves(runs: Sequence[Run], figures: Figures) -> Html:
         parts.append(
             figure(
                 figures.svg(draw.draw_pretraining(pretrains, [dispersion_label(run) for run in pretrains]), 2.7),
-                "A held-out loss that rises while the training loss falls means over-fitting; the error of sampled actions "
-                "is the root mean squared distance to the expert's held-out actions, in raw action units.",
+                "A held-out loss that rises while the training loss falls means over-fitting; the error of sampled "
+                "actions is the root mean squared distance to the expert's held-out actions, in raw action units.",
             )
         )
     finetunes = [run for run in of_command(runs, "finetune") if run.metrics]
@@ -152,9 +152,9 @@ def curves(runs: Sequence[Run], figures: Figures) -> Html:
         parts.append(
             figure(
                 figures.svg(draw.draw_finetuning(finetunes, [run.name for run in finetunes]), 4.6),
-                "Above, success of the episodes that finished in each iteration with their Wilson band; these act with "
-                f"exploration noise, so they are not comparable with the evaluations{diamonds}; below, how far each update "
-                "moved the policy, the share of clipped ratios, and how well the critic predicts the returns (1: exactly).",
+                "Above, success of the episodes that finished in each iteration with their Wilson band; these act "
+                f"with exploration noise, so they are not comparable with the evaluations{diamonds}; below, how far "
+                "each update moved the policy, the share of clipped ratios, and how well the critic predicts the returns (1: exactly).",
             )
         )
     return join(parts)
