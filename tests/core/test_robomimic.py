@@ -43,7 +43,7 @@ def lift_episodes(lengths: list[int]) -> list[Episode]:
     ]
 
 
-def read_lift(path: Path, **options: int):  # noqa: ANN201
+def read_lift(path: Path, **options: int):
     task = load_task("lift")
     return read_demonstrations(path, "Lift", observation_spec(task), action_spec(task), **options)
 
@@ -83,7 +83,7 @@ def test_a_file_as_robomimic_writes_it(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_write_leaves_no_file(tmp_path: Path) -> None:
-    def episodes():  # noqa: ANN202
+    def episodes():
         yield from lift_episodes([5, 6])
         raise KeyboardInterrupt
 
