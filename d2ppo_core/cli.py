@@ -59,6 +59,9 @@ def usage(commands: dict[str, Command]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; exit code 2 for a mistake in the input, 130 when interrupted."""
+    # Idle threads of torch sleep instead of spinning: on a shared machine spinning costs a factor of six. libgomp reads
+    # this when torch is loaded, which no command has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = registered()
     if not arguments or arguments[0] in ("-h", "--help", "help"):
