@@ -34,6 +34,8 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
         if "--help" in arguments or "-h" in arguments:
             print(help_text(name, summary, example))
             return 0
+        if {"-m", "--multirun"} & set(arguments) and not any(a.startswith("run_dir=") for a in arguments):
+            arguments = [*arguments, f"run_dir=runs/{name}-sweep"]
         mistakes: list[UserError] = []
 
         def job(config: Any) -> None:
@@ -63,7 +65,7 @@ def typed(config: Any, name: str) -> schema.Config:
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN":
         job = hydra_config.job.override_dirname.replace("/", "_") or str(hydra_config.job.num)
-        result.run_dir = str(Path(result.run_dir or f"runs/{name}-sweep") / job)
+        result.run_dir = str(Path(result.run_dir) / job)
     return result
 
 
