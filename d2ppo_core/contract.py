@@ -87,10 +87,10 @@ class SamplerSpec(Frozen):
     steps: Positive = 20  # S; equals K for DDPM, divides K for DDIM
     finetuned_steps: Annotated[int, Field(ge=0)] = 0  # K': the last K' of the S steps use the fine-tuned network
     eta: Annotated[float, Field(ge=0, le=1)] = 1.0  # DDIM noise while training; evaluation uses 0
-    sample_clip: float = 1.0  # clamp of the predicted clean action at every step
-    noise_clip: float = 3.0  # clamp of the standard normal noise of each step
-    min_sampling_std: float = 0.1  # floor of the exploration noise while training
-    min_logprob_std: float = 0.1  # floor of the standard deviation in log-probabilities
+    sample_clip: Annotated[float, Field(gt=0)] = 1.0  # clamp of the predicted clean action at every step
+    noise_clip: Annotated[float, Field(gt=0)] = 3.0  # clamp of the standard normal noise of each step
+    min_sampling_std: Annotated[float, Field(ge=0)] = 0.1  # floor of the exploration noise while training
+    min_logprob_std: Annotated[float, Field(gt=0)] = 0.1  # floor of the standard deviation in log-probabilities
 
     @model_validator(mode="after")
     def _steps_fit(self) -> SamplerSpec:

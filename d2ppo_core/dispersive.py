@@ -185,6 +185,8 @@ class DispersiveLoss:
 
 def relative_distance(z: Tensor) -> float:
     """Mean distance of two different samples divided by sqrt(D) * RMS: sqrt(2) for independent centred features."""
+    if z.shape[0] < 2:
+        return 0.0
     distances = off_diagonal(squared_distances(z)).clamp(min=0).sqrt()
     return (distances.mean() / (z.square().mean() * z.shape[1]).sqrt().clamp(min=1e-12)).item()
 
