@@ -26,14 +26,26 @@ Array = np.ndarray
 Weights = dict[str, Array]
 
 
-def small_spec(sampler: SamplerSpec, network: MLPSpec | None = None, horizon: int = 3, executed: int = 2, history: int = 1) -> PolicySpec:
+def small_spec(
+    sampler: SamplerSpec, network: MLPSpec | None = None, horizon: int = 3, executed: int = 2, history: int = 1
+) -> PolicySpec:
     """Two action dimensions, three state dimensions."""
     return PolicySpec(
-        task="toy", observation=ObservationSpec(lowdim=(LowDim(name="a", size=1), LowDim(name="b", size=2)), history=history),
+        task="toy",
+        observation=ObservationSpec(lowdim=(LowDim(name="a", size=1), LowDim(name="b", size=2)), history=history),
         action=ActionSpec(meaning="planar_delta", position_scale=0.1, rotation_scale=0.0, gripper="none"),
-        horizon=horizon, executed=executed, network=network or MLPSpec(hidden=(8, 8, 8), time_size=4), sampler=sampler,
-        provenance=Provenance(stage="pretrain", dataset="none", dataset_digest="", code_version="", seed=0, simulator=SimulatorSpec(
-            name="toy", version="1", environment="Reach", controller="none")),
+        horizon=horizon,
+        executed=executed,
+        network=network or MLPSpec(hidden=(8, 8, 8), time_size=4),
+        sampler=sampler,
+        provenance=Provenance(
+            stage="pretrain",
+            dataset="none",
+            dataset_digest="",
+            code_version="",
+            seed=0,
+            simulator=SimulatorSpec(name="toy", version="1", environment="Reach", controller="none"),
+        ),
     )
 
 
@@ -49,7 +61,7 @@ def weights_of(module: nn.Module) -> Weights:
     return {name: p.detach().numpy().astype(np.float64) for name, p in module.named_parameters()}
 
 
-# --- networks -----------------------------------------------------------------------------------------------------------
+# --- networks ---------------------------------------------------------------------------------------------------------
 
 
 def mish(x: Array) -> Array:
@@ -70,7 +82,9 @@ def linear(w: Weights, name: str, x: Array) -> Array:
     return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
 
 
-def residual_trunk(w: Weights, prefix: str, x: Array, blocks: int, activation: str, norm: bool) -> tuple[Array, dict[str, Array]]:
+def residual_trunk(
+    w: Weights, prefix: str, x: Array, blocks: int, activation: str, norm: bool
+) -> tuple[Array, dict[str, Array]]:
     """Linear, blocks of x + l2(act(norm2(l1(act(norm1 x))))), Linear."""
     h = linear(w, f"{prefix}.first", x)
     features = {"input": h}
@@ -85,7 +99,9 @@ def residual_trunk(w: Weights, prefix: str, x: Array, blocks: int, activation: s
     return out, features | {"output": out}
 
 
-def plain_trunk(w: Weights, prefix: str, x: Array, hidden: int, activation: str, norm: bool = False) -> tuple[Array, dict[str, Array]]:
+def plain_trunk(
+    w: Weights, prefix: str, x: Array, hidden: int, activation: str, norm: bool = False
+) -> tuple[Array, dict[str, Array]]:
     """Linear (LayerNorm) activation for each hidden layer, then Linear."""
     features, h = {}, x
     for n in range(hidden):
@@ -101,24 +117,29 @@ def diffusion_mlp(w: Weights, spec: MLPSpec, x: Array, t: Array, state: Array) -
     """eps_theta(x (B, H, Da), t (B,), state (B, To*Do)) and its features."""
     half = spec.time_size // 2
     angle = t[:, None].astype(np.float64) * np.exp(-np.log(10000.0) / (half - 1) * np.arange(half))
-    time = linear(w, "time.layers.2", mish(linear(w, "time.layers.0", np.concatenate([np.sin(angle), np.cos(angle)], 1))))
+    time = linear(
+        w, "time.layers.2", mish(linear(w, "time.layers.0", np.concatenate([np.sin(angle), np.cos(angle)], 1)))
+    )
     condition, extra = state, {}
     if spec.condition_hidden:
         condition, _ = plain_trunk(w, "encoder", state, len(spec.condition_hidden) - 1, spec.activation)
         extra = {"condition": condition}
     joined = np.concatenate([x.reshape(len(x), -1), time, condition], 1)
     if spec.residual:
-        out, features = residual_trunk(w, "trunk", joined, (len(spec.hidden) - 1) // 2, spec.activation, spec.layer_norm)
+        out, features = residual_trunk(
+            w, "trunk", joined, (len(spec.hidden) - 1) // 2, spec.activation, spec.layer_norm
+        )
     else:
         out, features = plain_trunk(w, "trunk", joined, len(spec.hidden), spec.activation, spec.layer_norm)
     return out.reshape(x.shape), extra | features
 
 
-# --- diffusion ----------------------------------------------------------------------------------------------------------
+# --- diffusion --------------------------------------------------------------------------------------------------------
 
 
 def betas(K: int) -> Array:
     """Cosine schedule, one step at a time."""
+
     def f(u: float) -> float:
         return float(np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2)
 
@@ -144,7 +165,9 @@ class Chain:
     std: list[float] = field(default_factory=list)  # of the noise really added
 
 
-def denoise_mean(s: SamplerSpec, eta: float, i: int, x: Array, predict: Callable[[Array, int], Array]) -> tuple[int, Array, float]:
+def denoise_mean(
+    s: SamplerSpec, eta: float, i: int, x: Array, predict: Callable[[Array, int], Array]
+) -> tuple[int, Array, float]:
     """(t, mean, sigma) of step i, 0 the noisiest."""
     K, abar = s.train_steps, alpha_bars(s.train_steps)
     stride = K // s.steps

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import small_policy
 from torch import nn
 
 from d2ppo_core.conf.schema import AlgorithmConfig, Config, Truncation
@@ -17,12 +16,15 @@ from d2ppo_core.inference import Actor
 from d2ppo_core.rl.advantage import RewardScaler, gae
 from d2ppo_core.rl.finetune import Finetuner
 from d2ppo_core.rl.rollout import Collector, Rollout
+from oracles import small_policy
 
 Array = np.ndarray
 
 
-def lambda_return_advantage(reward: Array, value: Array, next_value: Array, terminated: Array, ended: Array, gamma: float, lam: float) -> Array:
-    """One environment, from the definition: the lambda-weighted mean of all n-step returns inside the segment, minus V."""
+def lambda_return_advantage(
+    reward: Array, value: Array, next_value: Array, terminated: Array, ended: Array, gamma: float, lam: float
+) -> Array:
+    """One environment, from the definition: the lambda-weighted mean of the n-step returns in the segment, minus V."""
     T, out = len(reward), np.zeros(len(reward))
     for t in range(T):
         last = t  # the last row of this segment: where the episode ends, or the window does
@@ -42,8 +44,12 @@ def episodes(seed: int, T: int, N: int, how_often: float) -> dict[str, Array]:
     rng = np.random.default_rng(seed)
     kind = rng.choice(3, size=(T, N), p=[1 - how_often, how_often / 2, how_often / 2])
     e = {
-        "reward": rng.normal(size=(T, N)), "value": rng.normal(size=(T, N)), "terminated": kind == 1, "truncated": kind == 2,
-        "next_value": rng.normal(size=(T, N)), "window": rng.normal(size=N),
+        "reward": rng.normal(size=(T, N)),
+        "value": rng.normal(size=(T, N)),
+        "terminated": kind == 1,
+        "truncated": kind == 2,
+        "next_value": rng.normal(size=(T, N)),
+        "window": rng.normal(size=N),
     }
     running = ~(e["terminated"] | e["truncated"])
     e["next_value"][:-1][running[:-1]] = e["value"][1:][running[:-1]]
@@ -56,15 +62,26 @@ def tensors(*arrays: Array) -> list[torch.Tensor]:
     return [torch.tensor(np.asarray(a, dtype=np.float64)) for a in arrays]
 
 
-@pytest.mark.parametrize(("terminated", "truncated", "expected"), [
-    (0, 0, [1 + 0.9 * 4 - 2 + 0.9 * 0.5 * (10 + 0.9 * 7 - 4), 10 + 0.9 * 7 - 4]),  # running on; the window's end bootstraps
-    (1, 0, [1 - 2, 10 + 0.9 * 7 - 4]),  # terminated: nothing follows
-    (0, 1, [1 + 0.9 * 30 - 2, 10 + 0.9 * 7 - 4]),  # truncated: the final observation's value (30), and a cut
-])
+@pytest.mark.parametrize(
+    ("terminated", "truncated", "expected"),
+    [
+        (
+            0,
+            0,
+            [1 + 0.9 * 4 - 2 + 0.9 * 0.5 * (10 + 0.9 * 7 - 4), 10 + 0.9 * 7 - 4],
+        ),  # running on; the window's end bootstraps
+        (1, 0, [1 - 2, 10 + 0.9 * 7 - 4]),  # terminated: nothing follows
+        (0, 1, [1 + 0.9 * 30 - 2, 10 + 0.9 * 7 - 4]),  # truncated: the final observation's value (30), and a cut
+    ],
+)
 def test_the_four_cases_by_hand(terminated: int, truncated: int, expected: list[float]) -> None:
     """gamma 0.9, lambda 0.5, two rows: r = 1, 10; V = 2, 4; V after the window 7."""
     next_value = [[30.0 if truncated else 4.0], [7.0]]
-    got = gae(*tensors([[1.0], [10.0]], [[2.0], [4.0]], next_value, [[terminated], [0]], [[terminated or truncated], [0]]), 0.9, 0.5)
+    got = gae(
+        *tensors([[1.0], [10.0]], [[2.0], [4.0]], next_value, [[terminated], [0]], [[terminated or truncated], [0]]),
+        0.9,
+        0.5,
+    )
     np.testing.assert_allclose(got[:, 0], expected)
 
 
@@ -76,7 +93,9 @@ def test_gae_is_the_lambda_return(seed: int, T: int, how_often: float, gamma: fl
     ended = e["terminated"] | e["truncated"]
     got = gae(*tensors(e["reward"], e["value"], e["next_value"], e["terminated"], ended), gamma, lam).numpy()
     for n in range(3):
-        expected = lambda_return_advantage(*(e[k][:, n] for k in ("reward", "value", "next_value", "terminated")), ended[:, n], gamma, lam)
+        expected = lambda_return_advantage(
+            *(e[k][:, n] for k in ("reward", "value", "next_value", "terminated")), ended[:, n], gamma, lam
+        )
         np.testing.assert_allclose(got[:, n], expected, atol=1e-9)
 
 
@@ -84,16 +103,31 @@ def wired(truncation: Truncation, e: dict[str, Array], **algorithm: object) -> A
     """`Finetuner._advantage` on this experience, without a simulator."""
     options = AlgorithmConfig(discount=0.97, gae_lambda=0.8, **({"reward_scaling": False} | algorithm))  # type: ignore[arg-type]
     tuner = object.__new__(Finetuner)
-    tuner.config, tuner.algorithm, tuner.scaler = Config(truncation=truncation, algorithm=options), options, RewardScaler(3)
+    tuner.config, tuner.algorithm, tuner.scaler = (
+        Config(truncation=truncation, algorithm=options),
+        options,
+        RewardScaler(3),
+    )
     v = {k: torch.tensor(e[k], dtype=torch.float32) for k in ("value", "next_value", "reset_value")}
     first = np.zeros_like(e["terminated"])
-    r = Rollout(torch.empty(0), torch.empty(0), torch.empty(0), e["reward"], first, e["terminated"], e["truncated"], first, **v, control_steps=0)
+    r = Rollout(
+        torch.empty(0),
+        torch.empty(0),
+        torch.empty(0),
+        e["reward"],
+        first,
+        e["terminated"],
+        e["truncated"],
+        first,
+        **v,
+        control_steps=0,
+    )
     return tuner._advantage(r).numpy()
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_truncation_options(seed: int) -> None:
-    """bootstrap: V of the final observation and a cut. terminal: as a termination. leak: V of the next episode, no cut."""
+    """bootstrap: V of the final state and a cut. terminal: as a termination. leak: the next episode's V, no cut."""
     e = episodes(seed, 15, 3, 0.4)
     ended = e["terminated"] | e["truncated"]
     for n in range(3):
@@ -161,7 +195,13 @@ class Counting:
         kind = [self.ends.get((self.calls, e), "") for e in envs]
         self.calls += 1
         flag = {k: np.array([x == k for x in kind]) for k in ("terminated", "truncated")}
-        return Step(self._observe(list(envs)), np.arange(2) + self.calls / 10, **flag, success=flag["terminated"], control_steps=np.array([2, 1]))
+        return Step(
+            self._observe(list(envs)),
+            np.arange(2) + self.calls / 10,
+            **flag,
+            success=flag["terminated"],
+            control_steps=np.array([2, 1]),
+        )
 
 
 class Readout(nn.Module):

@@ -7,18 +7,59 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import alpha_bars, denoise, denoise_mean, small_policy
+from pydantic import ValidationError
 from scipy.stats import norm
 from torch import Tensor, nn
 
 from d2ppo_core.contract import SamplerSpec
 from d2ppo_core.diffusion.chain import DenoisingChain, ddim_table, ddpm_table, gaussian_log_prob
 from d2ppo_core.diffusion.schedule import NoiseSchedule, cosine_betas
+from oracles import alpha_bars, denoise, denoise_mean, small_policy
 
-ABAR_20 = [.9920, .9721, .9407, .8987, .8470, .7869, .7199, .6475, .5715, .4938, .4163, .3408, .2692, .2031, .1443, .0940,
-           .0537, .0241, .0061, 6.06e-6]
-STD_20 = [0, .0758, .1232, .1617, .1952, .2257, .2546, .2827, .3107, .3392, .3690, .4007, .4354, .4744, .5194, .5734, .6412,
-          .7310, .8573, .9965]
+ABAR_20 = [
+    0.9920,
+    0.9721,
+    0.9407,
+    0.8987,
+    0.8470,
+    0.7869,
+    0.7199,
+    0.6475,
+    0.5715,
+    0.4938,
+    0.4163,
+    0.3408,
+    0.2692,
+    0.2031,
+    0.1443,
+    0.0940,
+    0.0537,
+    0.0241,
+    0.0061,
+    6.06e-6,
+]
+STD_20 = [
+    0,
+    0.0758,
+    0.1232,
+    0.1617,
+    0.1952,
+    0.2257,
+    0.2546,
+    0.2827,
+    0.3107,
+    0.3392,
+    0.3690,
+    0.4007,
+    0.4354,
+    0.4744,
+    0.5194,
+    0.5734,
+    0.6412,
+    0.7310,
+    0.8573,
+    0.9965,
+]
 
 
 class LinearNet(nn.Module):
@@ -49,26 +90,30 @@ class GaussianData(nn.Module):
 def test_schedule_of_20_steps_has_the_published_numbers() -> None:
     """Would catch another offset s, another grid u, or a missing clip at 0.999."""
     beta = cosine_betas(20)
-    np.testing.assert_allclose(beta[[0, 1, 10, 18, 19]], [.00799272, .02007500, .15699708, .74847609, .999], atol=5e-9)
+    np.testing.assert_allclose(
+        beta[[0, 1, 10, 18, 19]], [0.00799272, 0.02007500, 0.15699708, 0.74847609, 0.999], atol=5e-9
+    )
     abar = NoiseSchedule(20).alpha_bar.double().numpy()
     np.testing.assert_allclose(abar[:19], ABAR_20[:19], atol=5.1e-5)
     np.testing.assert_allclose(abar[19], ABAR_20[19], rtol=1e-3)
     t, A, B, sigma = ddpm_table(20)
     np.testing.assert_array_equal(t, np.arange(19, -1, -1))
     np.testing.assert_allclose(sigma[::-1], STD_20, atol=5.1e-5)
-    np.testing.assert_allclose([A[t == 1][0], B[t == 1][0]], [.716466, .283514], atol=5e-7)
+    np.testing.assert_allclose([A[t == 1][0], B[t == 1][0]], [0.716466, 0.283514], atol=5e-7)
 
 
 def test_schedule_of_100_steps_has_the_published_numbers() -> None:
     beta, sigma = cosine_betas(100), ddpm_table(100)[3][::-1]
-    np.testing.assert_allclose(beta[[0, 1, 50, 98, 99]], [.000631282, .001116937, .03154634, .74993928, .999], atol=5e-9)
+    np.testing.assert_allclose(
+        beta[[0, 1, 50, 98, 99]], [0.000631282, 0.001116937, 0.03154634, 0.74993928, 0.999], atol=5e-9
+    )
     abar = NoiseSchedule(100).alpha_bar.double().numpy()
-    np.testing.assert_allclose(abar[[0, 50]], [.99936872, .47826463], atol=1e-7)
+    np.testing.assert_allclose(abar[[0, 50]], [0.99936872, 0.47826463], atol=1e-7)
     np.testing.assert_allclose(abar[[98, 99]], [2.4286e-4, 2.4286e-7], rtol=1e-4)
-    np.testing.assert_allclose(sigma[[1, 2, 5, 50]], [.0201, .0289, .0471, .1749], atol=5.1e-5)
-    assert list(np.flatnonzero(sigma < .1)) == list(range(21))  # a floor of 0.1 changes t <= 20
-    assert list(np.flatnonzero(sigma < .04)) == list(range(4))
-    assert list(np.flatnonzero(ddpm_table(20)[3][::-1] < .1)) == [0, 1]
+    np.testing.assert_allclose(sigma[[1, 2, 5, 50]], [0.0201, 0.0289, 0.0471, 0.1749], atol=5.1e-5)
+    assert list(np.flatnonzero(sigma < 0.1)) == list(range(21))  # a floor of 0.1 changes t <= 20
+    assert list(np.flatnonzero(sigma < 0.04)) == list(range(4))
+    assert list(np.flatnonzero(ddpm_table(20)[3][::-1] < 0.1)) == [0, 1]
 
 
 def test_ddim_table_has_the_published_numbers() -> None:
@@ -76,35 +121,40 @@ def test_ddim_table_has_the_published_numbers() -> None:
     t, A, B, sigma = ddim_table(100, 5, 1.0)
     np.testing.assert_array_equal(t, [80, 60, 40, 20, 0])
     abar = alpha_bars(100)[t]
-    np.testing.assert_allclose(abar, [.08515, .32612, .63252, .88910, .99937], atol=5.1e-6)
+    np.testing.assert_allclose(abar, [0.08515, 0.32612, 0.63252, 0.88910, 0.99937], atol=5.1e-6)
     direction = B * np.sqrt(1 - abar)
-    np.testing.assert_allclose(sigma, [.73775, .51397, .29511, .02506, 0], atol=5.1e-6)
-    np.testing.assert_allclose(direction, [.36000, .32144, .15430, .00179, 0], atol=5.1e-6)
+    np.testing.assert_allclose(sigma, [0.73775, 0.51397, 0.29511, 0.02506, 0], atol=5.1e-6)
+    np.testing.assert_allclose(direction, [0.36000, 0.32144, 0.15430, 0.00179, 0], atol=5.1e-6)
     before = (A + direction * np.sqrt(abar) / np.sqrt(1 - abar)) ** 2
-    np.testing.assert_allclose(before, [.32612, .63252, .88910, .99937, 1], atol=5.1e-6)
+    np.testing.assert_allclose(before, [0.32612, 0.63252, 0.88910, 0.99937, 1], atol=5.1e-6)
     np.testing.assert_allclose([A[-1], B[-1]], [1, 0], atol=1e-12)  # the last mean is the clean estimate itself
 
 
 def test_floors_of_the_noise() -> None:
-    """Exploring: every step at least min_sampling_std, the last included. Acting: 1e-3 in DDPM's middle, none at the end."""
+    """Exploring: at least min_sampling_std, the last step too. Acting: 1e-3 in DDPM's middle, none at the end."""
     spec = SamplerSpec(min_sampling_std=0.1, min_logprob_std=0.2)
     explore, act = DenoisingChain(spec, True), DenoisingChain(spec, False)
-    np.testing.assert_allclose(explore.sampling_std(), [*STD_20[:1:-1], .1, .1], atol=5.1e-5)
-    np.testing.assert_allclose(explore.logprob_std(), np.maximum(STD_20, .2)[::-1], atol=5.1e-5)
+    np.testing.assert_allclose(explore.sampling_std(), [*STD_20[:1:-1], 0.1, 0.1], atol=5.1e-5)
+    np.testing.assert_allclose(explore.logprob_std(), np.maximum(STD_20, 0.2)[::-1], atol=5.1e-5)
     np.testing.assert_allclose(act.sampling_std(), STD_20[::-1], atol=5.1e-5)
     assert act.sampling_std()[-1] == 0
     tiny = DenoisingChain(SamplerSpec(train_steps=20000, steps=20000), False)
     assert tiny.sigma[-2] < 1e-3
     assert tiny.sampling_std()[-2] == pytest.approx(1e-3)
     ddim = SamplerSpec(kind="ddim", train_steps=100, steps=5)
-    np.testing.assert_allclose(DenoisingChain(ddim, True).sampling_std(), [.73775, .51397, .29511, .1, .1], atol=5.1e-6)
+    np.testing.assert_allclose(
+        DenoisingChain(ddim, True).sampling_std(), [0.73775, 0.51397, 0.29511, 0.1, 0.1], atol=5.1e-6
+    )
     assert not DenoisingChain(ddim, False).sampling_std().any()
 
 
 SAMPLERS = [
-    SamplerSpec(finetuned_steps=10), SamplerSpec(finetuned_steps=20, min_sampling_std=0.3, noise_clip=0.5),
-    SamplerSpec(kind="ddim", train_steps=100, steps=5, finetuned_steps=5), SamplerSpec(kind="ddim", steps=4, finetuned_steps=2, eta=0.4),
-    SamplerSpec(kind="ddim", steps=20, finetuned_steps=1, sample_clip=0.2), SamplerSpec(finetuned_steps=0),
+    SamplerSpec(finetuned_steps=10),
+    SamplerSpec(finetuned_steps=20, min_sampling_std=0.3, noise_clip=0.5),
+    SamplerSpec(kind="ddim", train_steps=100, steps=5, finetuned_steps=5),
+    SamplerSpec(kind="ddim", steps=4, finetuned_steps=2, eta=0.4),
+    SamplerSpec(kind="ddim", steps=20, finetuned_steps=1, sample_clip=0.2),
+    SamplerSpec(finetuned_steps=0),
 ]
 
 
@@ -144,9 +194,11 @@ def test_ddim_acts_deterministically_and_explores_not() -> None:
         assert not torch.equal(policy.sample(state, noise, True).chunk, policy.sample(state, other, True).chunk)
 
 
-@pytest.mark.parametrize("sampler", [SamplerSpec(train_steps=100, steps=100), SamplerSpec(kind="ddim", train_steps=100, steps=50)])
+@pytest.mark.parametrize(
+    "sampler", [SamplerSpec(train_steps=100, steps=100), SamplerSpec(kind="ddim", train_steps=100, steps=50)]
+)
 def test_a_perfect_network_reproduces_the_data(sampler: SamplerSpec) -> None:
-    """Gaussian data with the closed-form noise prediction: samples have its mean and spread. Catches any wrong time index."""
+    """Gaussian data, closed-form noise prediction: samples have its mean and spread. Catches wrong time indices."""
     policy = small_policy(sampler)
     policy.network = GaussianData(100, 0.3, 0.15)
     noise = torch.randn(4000, sampler.steps + 1, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -168,9 +220,30 @@ def test_gaussian_log_prob_equals_scipy() -> None:
     x, mean, std = rng.normal(size=(5, 3, 2)), rng.normal(size=(5, 3, 2)), rng.uniform(0.05, 2, 5)
     got = gaussian_log_prob(torch.tensor(x), torch.tensor(mean), torch.tensor(std))
     np.testing.assert_allclose(got, norm.logpdf(x, mean, std[:, None, None]), rtol=1e-12)
-    assert gaussian_log_prob(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.tensor([0.1])).item() == pytest.approx(1.38365, abs=5e-6)
-    at = gaussian_log_prob(torch.full((1, 1, 1), .3573), torch.zeros(1, 1, 1), torch.tensor([0.1])).item()
+    assert gaussian_log_prob(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.tensor([0.1])).item() == pytest.approx(
+        1.38365, abs=5e-6
+    )
+    at = gaussian_log_prob(torch.full((1, 1, 1), 0.3573), torch.zeros(1, 1, 1), torch.tensor([0.1])).item()
     assert at == pytest.approx(-5, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sample_clip": 0.0},
+        {"noise_clip": -3.0},
+        {"min_sampling_std": -0.1},
+        {"min_logprob_std": 0.0},
+        {"eta": 1.1},
+        {"steps": 10},
+        {"kind": "ddim", "steps": 3},
+        {"finetuned_steps": 21},
+    ],
+)
+def test_samplers_that_cannot_work_are_refused(wrong: dict[str, object]) -> None:
+    """A density without width would turn the first PPO update into NaN."""
+    with pytest.raises(ValidationError):
+        SamplerSpec(**wrong)  # type: ignore[arg-type]
 
 
 @st.composite
@@ -179,7 +252,9 @@ def samplers(draw: st.DrawFn) -> SamplerSpec:
     if draw(st.booleans()):
         return SamplerSpec(train_steps=K, steps=K, sample_clip=draw(st.floats(0.1, 3)))
     S = draw(st.sampled_from([d for d in range(1, K + 1) if K % d == 0]))
-    return SamplerSpec(kind="ddim", train_steps=K, steps=S, eta=draw(st.floats(0, 1)), sample_clip=draw(st.floats(0.1, 3)))
+    return SamplerSpec(
+        kind="ddim", train_steps=K, steps=S, eta=draw(st.floats(0, 1)), sample_clip=draw(st.floats(0.1, 3))
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -191,7 +266,9 @@ def test_every_step_of_every_sampler(spec: SamplerSpec, explore: bool, seed: int
     x, epsilon = rng.normal(size=(5, 2, 2)), rng.normal(size=(5, 2, 2))
     mean = chain.mean(torch.tensor(x), torch.tensor(epsilon), torch.tensor(i)).numpy()
     for n in range(5):
-        t, expected, sigma = denoise_mean(spec, spec.eta if explore else 0.0, int(i[n]), x[n], lambda _x, _t, n=n: epsilon[n])
+        t, expected, sigma = denoise_mean(
+            spec, spec.eta if explore else 0.0, int(i[n]), x[n], lambda _x, _t, n=n: epsilon[n]
+        )
         assert chain.t[i[n]] == t
         np.testing.assert_allclose(mean[n], expected, atol=2e-3)
         assert chain.sigma[i[n]].item() == pytest.approx(sigma, abs=1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from d2ppo_core.conf.schema import DispersiveConfig
 from d2ppo_core.contract import MLPSpec, SamplerSpec
 from d2ppo_core.diffusion.schedule import NoiseSchedule
@@ -14,8 +15,12 @@ from d2ppo_core.networks.mlp import DiffusionMLP
 from oracles import alpha_bars, diffusion_mlp, small_policy, weights_of
 
 Array = np.ndarray
-PAIRS = [(m, v) for m in ("normalised", "paper", "release") for v in ("infonce_l2", "infonce_cosine", "hinge", "covariance")
-         if (m, v) != ("paper", "covariance")]
+PAIRS = [
+    (m, v)
+    for m in ("normalised", "paper", "release")
+    for v in ("infonce_l2", "infonce_cosine", "hinge", "covariance")
+    if (m, v) != ("paper", "covariance")
+]
 
 
 def loss_of(mode: str, variant: str, layer: str = "early", **options: float) -> DispersiveLoss:
@@ -30,7 +35,10 @@ def oracle(z: Array, mode: str, variant: str, tau: float, margin: float) -> floa
         if mode == "release":
             return float(sum((c[:, a] @ c[:, b] / (B - 1)) ** 2 for a in range(D) for b in range(D)))
         spread = np.sqrt((c**2).mean(0) + 1e-6 * (c**2).mean())
-        return float(sum(((c[:, a] / spread[a]) @ (c[:, b] / spread[b]) / B) ** 2 for a in range(D) for b in range(D) if a != b) / D)
+        return float(
+            sum(((c[:, a] / spread[a]) @ (c[:, b] / spread[b]) / B) ** 2 for a in range(D) for b in range(D) if a != b)
+            / D
+        )
     u = z / np.sqrt((z**2).mean()) if mode == "normalised" else z
     values = []
     for i in range(B):
@@ -39,10 +47,13 @@ def oracle(z: Array, mode: str, variant: str, tau: float, margin: float) -> floa
                 continue
             squared = ((u[i] - u[j]) ** 2).sum() / (D if mode == "normalised" else 1)
             cosine = z[i] @ z[j] / np.sqrt((z[i] @ z[i]) * (z[j] @ z[j]))
-            values.append({
-                "infonce_l2": np.exp(-squared / tau), "infonce_cosine": np.exp((cosine - (mode != "release")) / tau),
-                "hinge": max(0.0, (1.0 if mode == "release" else margin) - squared) ** 2,
-            }[variant])
+            values.append(
+                {
+                    "infonce_l2": np.exp(-squared / tau),
+                    "infonce_cosine": np.exp((cosine - (mode != "release")) / tau),
+                    "hinge": max(0.0, (1.0 if mode == "release" else margin) - squared) ** 2,
+                }[variant]
+            )
     mean = float(np.mean(values))
     return mean if variant == "hinge" else float(np.log(mean))
 
@@ -57,7 +68,7 @@ def features(kind: str, B: int = 7, D: int = 5) -> Array:
 @pytest.mark.parametrize("kind", ["random", "offset", "near-duplicates"])
 @pytest.mark.parametrize(("mode", "variant"), PAIRS)
 def test_value_and_gradient_equal_the_formula(mode: str, variant: str, kind: str) -> None:
-    """Float64, gradient by central differences of the oracle. Catches a lost 1/D, tau, diagonal, RMS or its gradient."""
+    """Float64, gradient by central differences of the oracle. Catches a lost 1/D, tau, diagonal or RMS gradient."""
     z, tau, margin, h = features(kind), 0.4, 1.3, 1e-6 if kind != "near-duplicates" else 1e-8
     tensor = torch.tensor(z, requires_grad=True)
     loss = loss_of(mode, variant, temperature=tau, margin=margin).of_feature(tensor)
@@ -67,7 +78,9 @@ def test_value_and_gradient_equal_the_formula(mode: str, variant: str, kind: str
     for index in np.ndindex(*z.shape):
         step = np.zeros_like(z)
         step[index] = h
-        numeric[index] = (oracle(z + step, mode, variant, tau, margin) - oracle(z - step, mode, variant, tau, margin)) / (2 * h)
+        numeric[index] = (
+            oracle(z + step, mode, variant, tau, margin) - oracle(z - step, mode, variant, tau, margin)
+        ) / (2 * h)
     scale = np.abs(numeric).max()
     np.testing.assert_allclose(gradient, numeric, atol=2e-3 * scale + 1e-7 / (1 if kind != "near-duplicates" else 1e-3))
 
@@ -151,7 +164,7 @@ def test_released_tap_of_the_predicted_noise_is_not_saturated_at_first() -> None
 
 
 def test_diagnostics_of_known_features() -> None:
-    """Relative distance sqrt(2) for independent normal features; effective rank of a spectrum that was put in by hand."""
+    """Relative distance sqrt(2) for independent normal features; effective rank of a spectrum put in by hand."""
     rng = np.random.default_rng(0)
     z = torch.tensor(rng.normal(size=(400, 300)))
     assert relative_distance(3 * z) == pytest.approx(np.sqrt(2), abs=0.01)
@@ -180,7 +193,7 @@ def test_inflation_warns_and_growth_within_bounds_does_not() -> None:
 
 
 def test_paper_mode_is_the_mean_over_all_denoising_steps() -> None:
-    """Eq. 7: K forward passes of the same batch, each at one step for everybody; and the loss of the epsilons besides."""
+    """Eq. 7: K forward passes of the same batch, each at one step for everybody; and the loss of the epsilons."""
     policy, rng = small_policy(SamplerSpec(train_steps=6, steps=6)), np.random.default_rng(0)
     state, x0, epsilon = rng.normal(size=(5, 1, 3)), rng.normal(size=(5, 3, 2)), rng.normal(size=(5, 3, 2))
     t = np.array([0, 1, 5, 3, 2])
@@ -205,19 +218,30 @@ def test_off_weight_zero_and_single_samples() -> None:
     for config in (DispersiveConfig(mode="off"), DispersiveConfig(weight=0.0)):
         assert policy.loss(state, x, torch.arange(4), x, DispersiveLoss(config)).dispersive.item() == 0
     assert loss_of("normalised", "infonce_l2").of_feature(torch.randn(1, 5)).item() == 0
+    alone = loss_of("normalised", "infonce_l2").diagnose({"z": torch.randn(1, 5)}, ("z",))
+    assert all(np.isfinite(v) for v in alone.metrics().values())
     z = {"a": torch.randn(4, 3), "b": torch.randn(4, 2, 3)}
     loss = loss_of("normalised", "infonce_l2")
     mean = (loss.of_feature(z["a"]) + loss.of_feature(z["b"].view(4, 6))) / 2
     assert loss(z, ("a", "b")).item() == pytest.approx(mean.item())
 
 
-@pytest.mark.parametrize("wrong", [{"mode": "best"}, {"variant": "l2"}, {"layer": "4"}, {"temperature": 0.0}, {"mode": "paper", "variant": "covariance"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mode": "best"},
+        {"variant": "l2"},
+        {"layer": "4"},
+        {"temperature": 0.0},
+        {"mode": "paper", "variant": "covariance"},
+    ],
+)
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UserError):
         DispersiveLoss(DispersiveConfig(**wrong))  # type: ignore[arg-type]
 
 
-# --- training -----------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def demonstrations() -> tuple[torch.Tensor, torch.Tensor]:
@@ -228,7 +252,9 @@ def demonstrations() -> tuple[torch.Tensor, torch.Tensor]:
         for _ in range(60):
             noise = 0.9 * noise + 0.3 * rng.normal(size=3)
             away = goal - position
-            actions.append([*np.clip(np.clip(5 * away, -1, 1) + 0.3 * noise, -1, 1), 1.0 if np.linalg.norm(away) < 0.1 else -1.0])
+            actions.append(
+                [*np.clip(np.clip(5 * away, -1, 1) + 0.3 * noise, -1, 1), 1.0 if np.linalg.norm(away) < 0.1 else -1.0]
+            )
             states.append([*position, *goal, *away, np.linalg.norm(away)])
             position = position + 0.05 * np.array(actions[-1][:3])
         padded = actions + 3 * [actions[-1]]
@@ -240,7 +266,11 @@ def train(kind: str, steps: int = 1500) -> tuple[float, float, float]:
     """Growth of the late feature's RMS, its effective rank and the ε-loss at the end."""
     states, chunks = demonstrations()
     torch.manual_seed(0)
-    network, schedule, draw = DiffusionMLP(MLPSpec(hidden=(128,) * 3), (4, 4), 10), NoiseSchedule(20), torch.Generator().manual_seed(1)
+    network, schedule, draw = (
+        DiffusionMLP(MLPSpec(hidden=(128,) * 3), (4, 4), 10),
+        NoiseSchedule(20),
+        torch.Generator().manual_seed(1),
+    )
     optimiser, first = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-6), 0.0
     normalised = loss_of("normalised", "infonce_l2", "late")
     for _ in range(steps):
@@ -262,7 +292,7 @@ def train(kind: str, steps: int = 1500) -> tuple[float, float, float]:
 
 
 def test_training_disperses_without_inflating() -> None:
-    """The reason for the default form: rank rises, scale stays, the task is still learned. Without the RMS none holds."""
+    """The reason for the default form: rank rises, scale stays, the task is still learned. Without the RMS it fails."""
     (_, rank_without, loss_without), (growth, rank, loss) = train("none"), train("normalised")
     assert rank > 1.4 * rank_without
     assert growth < 3

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles import small_policy, small_spec
 from scipy.stats import binomtest, norm
 from torch import nn
 
@@ -25,12 +24,17 @@ from d2ppo_core.keyed import action_noise, generator, key
 from d2ppo_core.optim import average_into, learning_rate, warmed_decay
 from d2ppo_core.pretrain import Pretrainer, build_policy
 from d2ppo_core.statistics import paired_difference, wilson
+from oracles import small_policy, small_spec
 
-# --- keyed randomness ---------------------------------------------------------------------------------------------------
+# --- keyed randomness -------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 2**63), st.integers(0, 500)), min_size=1, max_size=6, unique=True), st.integers(0, 99), st.randoms())
+@given(
+    st.lists(st.tuples(st.integers(0, 2**63), st.integers(0, 500)), min_size=1, max_size=6, unique=True),
+    st.integers(0, 99),
+    st.randoms(),
+)
 def test_noise_of_a_row_is_its_own(rows: list[tuple[int, int]], seed: int, random: object) -> None:
     """Alone, in any batch and in any order, an episode's chunk gets the same noise; other chunks get other noise."""
     shape = (6, 4, 7)
@@ -91,20 +95,25 @@ def test_an_epoch_draws_each_window_at_most_once_and_drops_only_the_rest(count: 
     assert torch.equal(jumped(2 * batches.per_epoch), batches(2 * batches.per_epoch))
 
 
-# --- error bars ---------------------------------------------------------------------------------------------------------
+# --- error bars -------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.95, 0.99]))
+@given(
+    st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.95, 0.99])
+)
 def test_wilson_equals_scipy(counts: tuple[int, int], confidence: float) -> None:
     successes, episodes = counts
-    got, expected = wilson(successes, episodes, confidence), binomtest(successes, episodes).proportion_ci(confidence, method="wilson")
+    got, expected = (
+        wilson(successes, episodes, confidence),
+        binomtest(successes, episodes).proportion_ci(confidence, method="wilson"),
+    )
     assert (got.low, got.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert got.value == successes / episodes
 
 
 def test_paired_difference_equals_the_wald_interval_of_the_padded_table() -> None:
-    """Agresti & Min (2005): half a count in each cell of the 2x2 table, then the multinomial variance of (b - c) / n."""
+    """Agresti & Min (2005): half a count in each cell of the table, then the multinomial variance of (b - c) / n."""
     rng = np.random.default_rng(0)
     for _ in range(50):
         n = int(rng.integers(1, 80))
@@ -124,7 +133,10 @@ def test_paired_difference_equals_the_wald_interval_of_the_padded_table() -> Non
         paired_difference([True], [True, False])
 
 
-@pytest.mark.parametrize(("n", "both", "only_first", "only_second"), [(50, .5, .1, .25), (100, .8, .02, .08), (200, .3, .2, .2), (50, .0, .05, .6)])
+@pytest.mark.parametrize(
+    ("n", "both", "only_first", "only_second"),
+    [(50, 0.5, 0.1, 0.25), (100, 0.8, 0.02, 0.08), (200, 0.3, 0.2, 0.2), (50, 0.0, 0.05, 0.6)],
+)
 def test_intervals_cover_the_truth(n: int, both: float, only_first: float, only_second: float) -> None:
     """4000 simulated comparisons: the 95 % intervals hold the true value in at least 93 % of them."""
     rng, runs = np.random.default_rng(0), 4000
@@ -143,7 +155,7 @@ def test_intervals_cover_the_truth(n: int, both: float, only_first: float, only_
     assert hits_single / runs >= 0.93
 
 
-# --- learning rate ------------------------------------------------------------------------------------------------------
+# --- learning rate ----------------------------------------------------------------------------------------------------
 
 
 def reference_rate(s: int, cycle: int, warmup: int, high: float, low: float) -> float:
@@ -159,7 +171,9 @@ def test_learning_rate_equals_the_formula(cycle: int, warmup: int, unit: int) ->
     """Warm-up from the minimum, cosine to it, restart; cycle 0 means the whole run."""
     warmup = min(warmup, cycle - 1)
     schedule = ScheduleConfig(lr=1e-3, lr_min=1e-5, warmup=warmup, cycle=cycle)
-    assert learning_rate(unit, schedule, 77) == pytest.approx(reference_rate(unit, cycle, warmup, 1e-3, 1e-5), rel=1e-12)
+    assert learning_rate(unit, schedule, 77) == pytest.approx(
+        reference_rate(unit, cycle, warmup, 1e-3, 1e-5), rel=1e-12
+    )
     whole = ScheduleConfig(lr=1e-3, lr_min=1e-5, warmup=warmup, cycle=0)
     assert learning_rate(unit, whole, cycle) == learning_rate(unit, schedule, 77)
 
@@ -170,7 +184,7 @@ def test_learning_rate_at_the_marks() -> None:
     np.testing.assert_allclose(got, [1e-5, 5.5e-5, 1e-4, 5.5e-5, 1e-5, 1e-5], rtol=1e-5)
 
 
-# --- averaged weights ---------------------------------------------------------------------------------------------------
+# --- averaged weights -------------------------------------------------------------------------------------------------
 
 
 def test_average_and_its_warm_up_by_hand() -> None:
@@ -190,9 +204,13 @@ def trainer(ema: Ema, windows: int = 8, batch: int = 4, **train: object) -> Pret
     states = [rng.normal(size=(windows, 3)).astype(np.float32)]
     actions = [rng.uniform(-1, 1, (windows, 2)).astype(np.float32)]
     demos = Demonstrations(Path("none"), "", spec.provenance.simulator, states, actions)  # type: ignore[arg-type]
-    config = Config(ema=ema, policy=PolicyConfig(horizon=3), train=TrainConfig(steps=100, batch=batch, holdout=0.0, **train))  # type: ignore[arg-type]
+    config = Config(
+        ema=ema, policy=PolicyConfig(horizon=3), train=TrainConfig(steps=100, batch=batch, holdout=0.0, **train)
+    )  # type: ignore[arg-type]
     config.train.optimiser = ScheduleConfig(lr=1e-2, lr_min=1e-2)
-    return Pretrainer(config, build_policy(config, demos, spec), demos, DispersiveLoss(config.dispersive), torch.device("cpu"))
+    return Pretrainer(
+        config, build_policy(config, demos, spec), demos, DispersiveLoss(config.dispersive), torch.device("cpu")
+    )
 
 
 def first_weight(module: nn.Module) -> np.ndarray:

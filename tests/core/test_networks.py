@@ -5,17 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from oracles import diffusion_mlp, residual_trunk, small_policy, weights_of
 from torch import nn
 
 from d2ppo_core.contract import MLPSpec, SamplerSpec
 from d2ppo_core.networks.blocks import ResidualBlock
 from d2ppo_core.networks.critics import StateCritic
 from d2ppo_core.networks.mlp import DiffusionMLP
+from oracles import diffusion_mlp, residual_trunk, small_policy, weights_of
 
 
-def net(hidden: int = 512, layers: int = 3, time: int = 16, condition: tuple[int, ...] = (), activation: str = "mish", norm: bool = False) -> MLPSpec:
-    return MLPSpec(hidden=(hidden,) * layers, time_size=time, condition_hidden=condition, activation=activation, layer_norm=norm)  # type: ignore[arg-type]
+def net(
+    hidden: int = 512,
+    layers: int = 3,
+    time: int = 16,
+    condition: tuple[int, ...] = (),
+    activation: str = "mish",
+    norm: bool = False,
+) -> MLPSpec:
+    return MLPSpec(
+        hidden=(hidden,) * layers, time_size=time, condition_hidden=condition, activation=activation, layer_norm=norm
+    )  # type: ignore[arg-type]
 
 
 PUBLISHED = {  # network, (H, Da), state size, parameters
@@ -51,18 +60,24 @@ def test_critic_has_the_published_size_and_form() -> None:
 
 
 FORMS = [
-    MLPSpec(hidden=(8, 8, 8), time_size=4), MLPSpec(hidden=(8,) * 7, time_size=6, activation="relu"),
+    MLPSpec(hidden=(8, 8, 8), time_size=4),
+    MLPSpec(hidden=(8,) * 7, time_size=6, activation="relu"),
     MLPSpec(hidden=(8,) * 7, time_size=4, condition_hidden=(10, 5), layer_norm=True),
     MLPSpec(hidden=(8, 8, 8), time_size=4, condition_hidden=(7, 6, 5), activation="relu", layer_norm=True),
-    MLPSpec(hidden=(8, 12, 6), time_size=4, residual=False), MLPSpec(hidden=(8, 12), time_size=4, residual=False, activation="relu"),
+    MLPSpec(hidden=(8, 12, 6), time_size=4, residual=False),
+    MLPSpec(hidden=(8, 12), time_size=4, residual=False, activation="relu"),
     MLPSpec(hidden=(8, 12, 6), time_size=4, residual=False, condition_hidden=(9, 4)),
     MLPSpec(hidden=(8, 12, 6), time_size=4, residual=False, layer_norm=True),
 ]
 
 
-@pytest.mark.parametrize("spec", FORMS, ids=lambda s: f"{'residual' if s.residual else 'plain'}{len(s.hidden)}-{s.activation}-{len(s.condition_hidden)}-{s.layer_norm}")
+@pytest.mark.parametrize(
+    "spec",
+    FORMS,
+    ids=lambda s: f"{'residual' * s.residual or 'plain'}{s.hidden}-{s.activation}-{s.condition_hidden}-{s.layer_norm}",
+)
 def test_forward_equals_numpy(spec: MLPSpec) -> None:
-    """Output and every named feature, with weights moved off their initial values (a fresh LayerNorm hides errors)."""
+    """Output and every named feature, weights moved off their initial values (a fresh LayerNorm hides errors)."""
     torch.manual_seed(0)
     network, rng = DiffusionMLP(spec, (3, 2), 5).double(), np.random.default_rng(0)
     with torch.no_grad():
@@ -82,6 +97,7 @@ TAPS = [  # blocks or hidden layers, residual, encoder: early, mid, late; releas
     (3, True, True, ("input", "block0.inside", "block0"), ("block0", "output", "condition")),
     (7, True, False, ("block0", "block1", "block2"), ("block0", "block2", "output")),
     (7, True, True, ("block0", "block1", "block2"), ("block0", "block2", "output")),
+    (9, True, False, ("block0", "block1", "block2"), None),
     (11, True, False, ("block1", "block2", "block3"), None),
     (1, True, False, ("input", "input", "input"), None),
     (3, False, False, ("hidden0", "hidden1", "hidden2"), ("hidden1", "hidden2", "output")),
@@ -106,9 +122,12 @@ def test_taps_name_the_documented_features(
 
 
 REACHED = {  # tap -> trunk parts its gradient must reach; no other part of the trunk may have any
-    "input": {"first"}, "block0.inside": {"first", "blocks.0.l1"}, "block0": {"first", "blocks.0.l1", "blocks.0.l2"},
+    "input": {"first"},
+    "block0.inside": {"first", "blocks.0.l1"},
+    "block0": {"first", "blocks.0.l1", "blocks.0.l2"},
     "block1": {"first", "blocks.0.l1", "blocks.0.l2", "blocks.1.l1", "blocks.1.l2"},
-    "output": {"first", "blocks.0.l1", "blocks.0.l2", "blocks.1.l1", "blocks.1.l2", "last"}, "condition": set(),
+    "output": {"first", "blocks.0.l1", "blocks.0.l2", "blocks.1.l1", "blocks.1.l2", "last"},
+    "condition": set(),
 }
 
 
@@ -119,7 +138,11 @@ def test_a_tapped_feature_reaches_the_weights_before_it_only(tap: str) -> None:
     network = DiffusionMLP(spec, (3, 2), 4)
     _, features = network(torch.randn(5, 3, 2), torch.arange(5), torch.randn(5, 4))
     features[tap].square().sum().backward()
-    reached = {n.removeprefix("trunk.").rsplit(".", 1)[0] for n, p in network.named_parameters() if n.startswith("trunk") and p.grad is not None and p.grad.abs().sum() > 0}
+    reached = {
+        n.removeprefix("trunk.").rsplit(".", 1)[0]
+        for n, p in network.named_parameters()
+        if n.startswith("trunk") and p.grad is not None and p.grad.abs().sum() > 0
+    }
     assert reached == REACHED[tap]
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.encoder.parameters())  # type: ignore[union-attr]
     assert all((p.grad is not None) == (tap != "condition") for p in network.time.parameters())
@@ -153,10 +176,15 @@ def test_widths_that_cannot_be_residual_are_refused() -> None:
             DiffusionMLP(MLPSpec(hidden=hidden, time_size=4), (3, 2), 4)
 
 
-@pytest.mark.parametrize("spec", [
-    MLPSpec(hidden=(8, 8, 8), time_size=5), MLPSpec(hidden=(8, 8, 8), time_size=2), MLPSpec(hidden=(8, 8, 8), condition_hidden=(5,)),
-])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        MLPSpec(hidden=(8, 8, 8), time_size=5),
+        MLPSpec(hidden=(8, 8, 8), time_size=2),
+        MLPSpec(hidden=(8, 8, 8), condition_hidden=(5,)),
+    ],
+)
 def test_sizes_that_cannot_be_built_say_so(spec: MLPSpec) -> None:
     """A ValueError that the commands turn into advice, not a division by zero or a failing matrix product later."""
-    with pytest.raises(ValueError, match="must be even|at least one hidden"):
+    with pytest.raises(ValueError, match=r"must be even|at least one hidden"):
         DiffusionMLP(spec, (3, 2), 4)

@@ -17,7 +17,7 @@ from d2ppo_core.observation import dimension_names, model_state, state_vector
 
 Array = np.ndarray
 
-# --- windows ------------------------------------------------------------------------------------------------------------
+# --- windows ----------------------------------------------------------------------------------------------------------
 
 
 def naive_windows(lengths: list[int], history: int, horizon: int, pad: bool) -> list[tuple[int, list[int], list[int]]]:
@@ -37,8 +37,13 @@ def naive_windows(lengths: list[int], history: int, horizon: int, pad: bool) -> 
 def test_windows_equal_a_naive_loop(lengths: list[int], history: int, horizon: int, pad: bool) -> None:
     """Every number says which episode and step it is of: no window may look across a border or off by one."""
     states = [np.stack([np.full(n, 100.0 * e), np.arange(n)], 1).astype(np.float32) for e, n in enumerate(lengths)]
-    actions = [np.stack([np.full(n, 100.0 * e), np.arange(n) + 0.5], 1).astype(np.float32) for e, n in enumerate(lengths)]
-    windows, expected = ChunkWindows(states, actions, history, horizon, pad), naive_windows(lengths, history, horizon, pad)
+    actions = [
+        np.stack([np.full(n, 100.0 * e), np.arange(n) + 0.5], 1).astype(np.float32) for e, n in enumerate(lengths)
+    ]
+    windows, expected = (
+        ChunkWindows(states, actions, history, horizon, pad),
+        naive_windows(lengths, history, horizon, pad),
+    )
     assert len(windows) == len(expected)
     if not expected:
         return
@@ -54,12 +59,15 @@ def test_windows_equal_a_naive_loop(lengths: list[int], history: int, horizon: i
 
 def test_number_of_windows() -> None:
     """Without padding the last H-1 starts of an episode are unused (as released); with it none is."""
-    states, actions = [np.zeros((n, 1), np.float32) for n in (10, 3, 4)], [np.zeros((n, 1), np.float32) for n in (10, 3, 4)]
+    states, actions = (
+        [np.zeros((n, 1), np.float32) for n in (10, 3, 4)],
+        [np.zeros((n, 1), np.float32) for n in (10, 3, 4)],
+    )
     assert len(ChunkWindows(states, actions, 1, 4, pad_ends=False)) == 7 + 0 + 1
     assert len(ChunkWindows(states, actions, 1, 4, pad_ends=True)) == 17
 
 
-# --- normaliser ---------------------------------------------------------------------------------------------------------
+# --- normaliser -------------------------------------------------------------------------------------------------------
 
 NAMES = ["x", "y", "z", "a0", "a1"]
 
@@ -98,7 +106,7 @@ def test_states_are_clamped_where_asked_and_actions_never() -> None:
 @pytest.mark.parametrize("constant", [0.0, 5.0, -0.3])
 def test_dimensions_that_never_change(constant: float) -> None:
     """refuse names them; centre maps the constant to 0 and stays finite beside it."""
-    with pytest.raises(UserError, match="^y never changes"):
+    with pytest.raises(UserError, match=r"^y never changes"):
         fit(constant=constant)
     normaliser, states, _ = fit("centre", constant=constant)
     x = normaliser.normalize_state(torch.tensor(states, dtype=torch.float32))
@@ -107,8 +115,10 @@ def test_dimensions_that_never_change(constant: float) -> None:
     moved = normaliser.normalize_state(torch.tensor([[0.0, constant + 0.25, 0.0]]))
     assert moved[0, 1].item() == pytest.approx(0.25, abs=1e-5)
     rng = np.random.default_rng(0)
-    with pytest.raises(UserError, match="^a1 never changes"):
-        Normalizer.fit(rng.normal(size=(9, 3)), np.stack([rng.normal(size=9), np.full(9, constant)], 1), "refuse", 0, NAMES)
+    with pytest.raises(UserError, match=r"^a1 never changes"):
+        Normalizer.fit(
+            rng.normal(size=(9, 3)), np.stack([rng.normal(size=9), np.full(9, constant)], 1), "refuse", 0, NAMES
+        )
 
 
 def test_statistics_travel_in_the_state_dict() -> None:
@@ -119,14 +129,18 @@ def test_statistics_travel_in_the_state_dict() -> None:
     assert torch.equal(copy.normalize_state(x), normaliser.normalize_state(x))
 
 
-# --- state vector -------------------------------------------------------------------------------------------------------
+# --- state vector -----------------------------------------------------------------------------------------------------
 
 SPEC = ObservationSpec(lowdim=(LowDim(name="q", size=2), LowDim(name="b", size=1), LowDim(name="a", size=3)), history=2)
 
 
 def observation() -> dict[str, Array]:
-    return {"a": np.arange(12.0).reshape(2, 2, 3), "b": 50 + np.arange(4.0).reshape(2, 2, 1),
-            "q": 70 + np.arange(8.0).reshape(2, 2, 2), "unused": np.zeros(1)}
+    return {
+        "a": np.arange(12.0).reshape(2, 2, 3),
+        "b": 50 + np.arange(4.0).reshape(2, 2, 1),
+        "q": 70 + np.arange(8.0).reshape(2, 2, 2),
+        "unused": np.zeros(1),
+    }
 
 
 def test_state_vector_keeps_the_contracts_order_and_not_the_dictionarys() -> None:
@@ -137,10 +151,15 @@ def test_state_vector_keeps_the_contracts_order_and_not_the_dictionarys() -> Non
     assert model_state(SPEC, observation()).shape == (2, 2, 6)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"b": None}, "lacks 'b'"), ({"b": np.zeros((2, 2, 2))}, "shape"), ({"a": np.full((2, 2, 3), np.nan)}, "observation a holds NaN"),
-    ({"q": np.full((2, 2, 2), np.inf)}, "observation q holds NaN"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"b": None}, "lacks 'b'"),
+        ({"b": np.zeros((2, 2, 2))}, "shape"),
+        ({"a": np.full((2, 2, 3), np.nan)}, "observation a holds NaN"),
+        ({"q": np.full((2, 2, 2), np.inf)}, "observation q holds NaN"),
+    ],
+)
 def test_observations_that_do_not_fit_are_refused_by_name(change: dict[str, Array | None], message: str) -> None:
     raw = {k: v for k, v in (observation() | change).items() if v is not None}
     with pytest.raises(UserError, match=message):
@@ -152,7 +171,7 @@ def test_another_history_is_refused() -> None:
         model_state(SPEC, {k: v[:, :1] for k, v in observation().items() if v.ndim == 3})
 
 
-# --- actions as poses ---------------------------------------------------------------------------------------------------
+# --- actions as poses -------------------------------------------------------------------------------------------------
 
 
 def rodrigues(v: Array) -> Array:
