@@ -61,6 +61,15 @@ def prepare_policy(policy: DiffusionPolicy, config: Config) -> None:
         raise UserError(
             "algorithm.sampler.finetuned_steps is 0: nothing would be learned; set it between 1 and the sampler's steps"
         )
+    before = policy.spec.sampler
+    if policy.base is not None and any(
+        getattr(sampler, name) != getattr(before, name) for name in ("kind", "steps", "finetuned_steps")
+    ):
+        raise UserError(
+            f"the checkpoint's frozen base takes the first of its {before.kind} {before.steps} steps "
+            f"({before.finetuned_steps} fine-tuned); go on with the same algorithm.sampler, or start from the "
+            "pre-trained policy"
+        )
     policy.set_sampler(sampler)
     steps = config.algorithm.reward_horizon
     if steps > policy.spec.horizon:

@@ -247,6 +247,18 @@ def test_wrong_finetuning_settings(
     assert not (tmp_path / "run").exists()
 
 
+def test_another_split_of_a_finetuned_policy_is_refused(
+    policy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fewer fine-tuned steps would silently give tuned steps back to the frozen base."""
+    once = ("finetune", "experiment=debug", "threads=1", f"checkpoint={policy_file}", f"run_dir={tmp_path / 'once'}")
+    assert cli.main([*once, "algorithm.iterations=1"]) == 0
+    capsys.readouterr()
+    again = ("finetune", "experiment=debug", f"checkpoint={tmp_path / 'once' / 'policy.safetensors'}")
+    message = refused(capsys, *again, "algorithm.sampler.finetuned_steps=5", f"run_dir={tmp_path / 'twice'}")
+    assert "frozen base" in message
+
+
 def test_full_disk_leaves_the_old_file_whole(policy_file: Path, tmp_path: Path) -> None:
     """/dev/full answers every write with ENOSPC, as a full disk does."""
     target = tmp_path / "file.json"
