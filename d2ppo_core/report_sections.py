@@ -37,12 +37,17 @@ def policy_label(policy: Policy, runs: Sequence[Run]) -> str:
 
 
 def evaluated(runs: Sequence[Run]) -> list[tuple[str, Run, str]]:
-    """(label, run, role) of every evaluated policy, the policy above its baseline."""
-    found = [(run, run.policies[role]) for run in runs for role in sorted(run.policies, reverse=True)]
-    several = len({run.path for run, _ in found}) > 1
+    """(label, run, role) of every evaluated policy, the baseline above its policy; a repeated result appears once."""
+    found: dict[tuple[Any, ...], tuple[Run, Policy]] = {}
+    for run in runs:
+        for role in sorted(run.policies):
+            policy = run.policies[role]
+            same = (policy.digest, tuple(policy.seeds), tuple(policy.success), protocol(run))
+            found.setdefault(same, (run, policy))
+    names = [policy_label(policy, runs) for _, policy in found.values()]
     return [
-        (f"{policy_label(policy, runs)}, {run.name if several else policy.role}", run, policy.role)
-        for run, policy in found
+        (name if names.count(name) == 1 else f"{name}, {run.name}", run, policy.role)
+        for name, (run, policy) in zip(names, found.values(), strict=True)
     ]
 
 
@@ -63,12 +68,15 @@ def success(runs: Sequence[Run], figures: Figures) -> Html:
     )
     parts.append(
         table(
-            ("policy", "role", "success rate [95 %]", "successes", "seeds", "protocol"),
+            ("policy", "success rate [95 %]", "successes", "seeds", "protocol"),
             [_success_row(run.policies[role], run, runs) for _, run, role in rows],
-            numbers=(2, 3),
+            numbers=(1, 2),
         )
     )
-    note = "Intervals of a rate are Wilson's; those of a difference are paired by seed (Agresti and Min 2005)."
+    note = (
+        "Intervals of a rate are Wilson's; those of a difference are paired by seed (Agresti and Min 2005). They cover "
+        "which episodes were drawn, not which training seed: two methods need several trained policies each."
+    )
     parts.append(element("p", note, "muted"))
     return join(parts)
 
@@ -78,7 +86,6 @@ def _success_row(policy: Policy, run: Run, runs: Sequence[Run]) -> tuple[Any, ..
     whole = seeds == list(range(seeds[0], seeds[0] + count))
     return (
         policy_label(policy, runs),
-        policy.role,
         interval(policy.rate),
         f"{sum(policy.success)}/{count}",
         f"{seeds[0]}–{seeds[-1]}" if whole else f"{count} seeds from {min(seeds)} to {max(seeds)}",
@@ -109,7 +116,7 @@ def _difference(run: Run, runs: Sequence[Run]) -> str:
     if d.low <= 0 <= d.high:
         words = "The interval includes zero: these episodes do not show that the two policies differ."
     else:
-        words = f"The interval excludes zero: the policy is {'better' if d.low > 0 else 'worse'} than its baseline."
+        words = f"The interval excludes zero: this policy is {'better' if d.low > 0 else 'worse'} than that baseline."
     return (
         f"{first} minus {second}: {interval(d, sign=True)} in success rate over {len(policy.seeds)} paired episodes "
         f"({pairs.count((True, False))} seeds only the policy solves, {pairs.count((False, True))} only the baseline). "
@@ -154,7 +161,8 @@ def curves(runs: Sequence[Run], figures: Figures) -> Html:
                 figures.svg(draw.draw_finetuning(finetunes, [run.name for run in finetunes]), 4.6),
                 "Above, success of the episodes that finished in each iteration with their Wilson band; these act "
                 f"with exploration noise, so they are not comparable with the evaluations{diamonds}; below, how far "
-                "each update moved the policy, the share of clipped ratios, and how well the critic predicts the returns (1: exactly).",
+                "each update moved the policy, the share of clipped ratios, and how well the critic predicts the "
+                "returns (1: exactly).",
             )
         )
     return join(parts)

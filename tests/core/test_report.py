@@ -144,7 +144,7 @@ def test_page_says_the_numbers(tmp_path: Path, runs: list[Path]) -> None:
     assert f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]" in page and "18/20" in page and "8/20" in page
     assert f"+{difference.value:.3f} [+{difference.low:.3f}, +{difference.high:.3f}]" in page
     assert "ppo (fine-tuned) minus bc-normalised (pre-trained)" in page
-    assert "excludes zero: the policy is better" in page
+    assert "excludes zero: this policy is better" in page
     for text in ("1000000–1000019", "at most 40 control steps", "success at any control step", "action seed 7",
                  "exploration noise", "40 of 50 episodes", "1 h 06 min", "seed 1000000", "train.optimiser.lr=0.001"):
         assert text in page, text
@@ -152,12 +152,12 @@ def test_page_says_the_numbers(tmp_path: Path, runs: list[Path]) -> None:
     assert digest in page
     assert base64.b64encode(b"\0\0\0\x18ftypisom moov").decode() in page
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [p["successes"] for p in summary["policies"]] == [18, 8]
+    assert [p["successes"] for p in summary["policies"]] == [8, 18]
     assert summary["differences"][0]["low"] == pytest.approx(difference.low)
 
 
 @pytest.mark.parametrize(("outcomes", "words"), [
-    ((POLICY, POLICY), "includes zero"), ((BASELINE, POLICY), "excludes zero: the policy is worse"),
+    ((POLICY, POLICY), "includes zero"), ((BASELINE, POLICY), "excludes zero: this policy is worse"),
 ])
 def test_difference_in_words(tmp_path: Path, outcomes: tuple[list[bool], list[bool]], words: str) -> None:
     run = evaluate_run(tmp_path / "run", tmp_path / "a", tmp_path / "b", outcomes)
