@@ -196,6 +196,11 @@ class DemosConfig:
     first_seed: int = option(0, "episodes start from seeds first_seed, first_seed + 1, ...")
     position_noise: float = option(0.1, "standard deviation of the expert's position noise, in action units")
     rotation_noise: float = option(0.05, "standard deviation of the expert's rotation noise, in action units")
+    quality: str = option(
+        "better",
+        "better | okay | worse: as the groups of robomimic's multi-human data; okay and worse are slower, pause, take "
+        "detours, close the fingers above the object now and then, and multiply both noises by 1.5 and 2",
+    )
     max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
 
 

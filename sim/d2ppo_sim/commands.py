@@ -30,8 +30,10 @@ def demos(config: Config) -> None:
         position_noise=options.position_noise,
         rotation_noise=options.rotation_noise,
         max_steps=options.max_episode_steps or task.max_episode_steps,
+        quality=options.quality,
     )
     recording.expert_for(settings)
+    recording.manner_of(settings.quality)
     out = Path(options.out or f"demos/{task.name}.hdf5").absolute()
     # Before the run folder: a command that is refused leaves nothing behind.
     parts = recording.open_parts(out, settings, config.overwrite)

@@ -26,17 +26,13 @@ from d2ppo_core.errors import UserError, explain_os_errors
 from d2ppo_core.files import atomic_path, write_json
 
 from .episode import Observation, Simulation
-from .experts import ActionNoise, Expert, LiftExpert, ReachExpert
+from .experts import EXPERTS, ActionNoise, Expert, ExpertFactory, manner_of
 from .pool import cpu_count, make_pool
 from .toy import Reach
 from .vector import build_robosuite
 
-EXPERTS: dict[tuple[str, str], Callable[[np.random.Generator, Observation], Expert]] = {
-    ("robosuite", "Lift"): LiftExpert,
-    ("toy", "Reach"): ReachExpert,
-}
 STEPS_AFTER_SUCCESS = (5, 10)  # control steps, so that the data show holding the result
-RECORDER_VERSION = 1  # raise it whenever an expert or the recording changes: parts of two versions are never mixed
+RECORDER_VERSION = 2  # raise it whenever an expert or the recording changes: parts of two versions are never mixed
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,7 @@ class Settings:
     position_noise: float
     rotation_noise: float
     max_steps: int
+    quality: str = "better"
     recorder: int = RECORDER_VERSION
 
 
@@ -67,7 +64,7 @@ def build_simulation(settings: Settings) -> Simulation:
     return Reach() if settings.simulator == "toy" else build_robosuite(settings.environment)
 
 
-def expert_for(settings: Settings) -> Callable[[np.random.Generator, Observation], Expert]:
+def expert_for(settings: Settings) -> ExpertFactory:
     """The task's expert; a `UserError` where there is none."""
     key = settings.simulator, settings.environment
     if key not in EXPERTS:
@@ -86,13 +83,14 @@ class Recorder:
         self._settings = settings
         self._parts = Path(parts)
         self._expert = expert_for(settings)
+        self._manner = manner_of(settings.quality)
         self._simulation: Any = build_simulation(settings)
 
     def record(self, seed: int) -> Trial:
         """Play the episode of `seed`. Its expert, noise and mode are drawn from the seed, too."""
         first = self._simulation.reset(seed)
         rng = np.random.default_rng((0xDE05, seed))
-        expert = self._expert(rng, first)
+        expert = self._expert(rng, first, self._manner)
         linger = int(rng.integers(*STEPS_AFTER_SUCCESS, endpoint=True))
         arrays, success = self._play(first, expert, ActionNoise(rng, self._deviations()), linger)
         trial = Trial(seed, expert.mode, success, len(arrays["actions"]))
@@ -103,8 +101,8 @@ class Recorder:
         """(Da,) noise of each number of an action; none on the gripper, which only knows open and closed."""
         s, action = self._settings, self._simulation.action
         if action.meaning == "planar_delta":
-            return np.full(2, s.position_noise)
-        return np.tile([s.position_noise] * 3 + [s.rotation_noise] * 3 + [0.0], action.arms)
+            return self._manner.noise * np.full(2, s.position_noise)
+        return self._manner.noise * np.tile([s.position_noise] * 3 + [s.rotation_noise] * 3 + [0.0], action.arms)
 
     def _play(
         self, seen: Observation, expert: Expert, noise: ActionNoise, linger: int

@@ -6,21 +6,27 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
-from d2ppo_sim import demos
-from d2ppo_sim.experts import ActionNoise
 
 from d2ppo_core import cli
 from d2ppo_core.data.robomimic import read_demonstrations
 from d2ppo_core.errors import UserError
 from d2ppo_core.files import sha256
 from d2ppo_core.tasks import action_spec, load_task, observation_spec
+from d2ppo_sim import demos
+from d2ppo_sim.experts import EXPERTS, ActionNoise
+from d2ppo_sim.experts.can import CanExpert
+from d2ppo_sim.experts.square import SquareExpert
 
 REACH = demos.Settings("toy", "Reach", 0, 0.3, 0.0, 40)
 LIFT = demos.Settings("robosuite", "Lift", 0, 0.1, 0.05, 300)
+CAN = demos.Settings("robosuite", "PickPlaceCan", 0, 0.1, 0.05, 300)
+SQUARE = demos.Settings("robosuite", "NutAssemblySquare", 0, 0.1, 0.05, 400)
+FRESH = range(50_000, 50_200)  # seeds that no expert was tuned on
 
 
 def record(settings, episodes, out, workers=1, overwrite=False):
@@ -101,12 +107,73 @@ def test_lift_expert_succeeds(tmp_path):
 
 
 @pytest.mark.sim
+@pytest.mark.parametrize("settings", [CAN, SQUARE], ids=["can", "square"])
+def test_can_and_square_experts_succeed(tmp_path, settings):
+    trials = record(settings, 3, tmp_path / "demos.hdf5")
+    assert len(trials) <= 4
+    assert len({t.mode for t in trials}) >= 2
+    with h5py.File(tmp_path / "demos.hdf5") as file:
+        assert all(demo["rewards"][-1] == 1.0 for demo in file["data"].values())
+
+
+@pytest.mark.sim
+def test_scenes_are_as_the_experts_were_told():
+    can, square = demos.build_simulation(CAN).env, demos.build_simulation(SQUARE).env
+    low, high = np.array(CanExpert.QUARTER)
+    np.testing.assert_allclose((low + high) / 2, can.target_bin_placements[can.object_id][:2], atol=0.01)
+    np.testing.assert_allclose(low, can.bin2_pos[:2])
+    assert can.bin2_pos[2] + 0.02 == pytest.approx(CanExpert.BIN_FLOOR)  # its floor is 4 cm thick
+    peg = square.sim.data.body_xpos[square.peg1_body_id] + [0, 0, square.sim.model.geom_size[_geom(square, "peg1")][2]]
+    np.testing.assert_allclose(SquareExpert.PEG, peg)
+    for settings in (LIFT, CAN, SQUARE):
+        env = demos.build_simulation(settings).env
+        base = env.sim.data.get_body_xpos(env.robots[0].robot_model.root_body)
+        np.testing.assert_allclose(EXPERTS[settings.simulator, settings.environment].BASE, base[:2], atol=1e-6)
+
+
+def _geom(env, body):
+    """A body's first geom that takes part in contacts."""
+    model = env.sim.model
+    geoms = np.flatnonzero((model.geom_bodyid == model.body_name2id(body)) & (model.geom_contype > 0))
+    return int(geoms[0])
+
+
+def test_worse_quality_is_noisier_and_refused_if_unknown(tmp_path, capsys):
+    better, worse = (demos.Recorder(replace(REACH, quality=q), str(tmp_path)) for q in ("better", "worse"))
+    assert (worse._deviations() == 2 * better._deviations()).all()
+    arguments = ["demos", "task=reach", "demos.quality=best", f"run_dir={tmp_path}/run", f"demos.out={tmp_path}/r.hdf5"]
+    assert cli.main(arguments) == 2
+    assert "better, okay, worse" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.sim
+def test_worse_lift_demonstrations_are_longer_and_retried(tmp_path):
+    steps, grasps = {}, {}
+    for quality in ("better", "worse"):
+        out = tmp_path / f"{quality}.hdf5"
+        trials = record(replace(LIFT, quality=quality), 8, out)
+        steps[quality] = np.mean([t.steps for t in trials if t.success])
+        with h5py.File(out) as file:
+            grasps[quality] = sum((np.diff(demo["actions"][:, 6]) > 1).sum() for demo in file["data"].values())
+    assert steps["worse"] > 1.3 * steps["better"]
+    assert grasps["worse"] > grasps["better"] == 8
+
+
+@pytest.mark.sim
 @pytest.mark.slow
-@pytest.mark.parametrize("position,rotation,least", [(0.1, 0.05, 198), (0.3, 0.15, 170)])
-def test_lift_expert_succeeds_on_200_fresh_seeds(tmp_path, position, rotation, least):
-    recorder = demos.Recorder(demos.Settings("robosuite", "Lift", 0, position, rotation, 300), str(tmp_path))
-    wins = [recorder.record(seed).success for seed in range(50_000, 50_200)]
-    assert sum(wins) >= least
+@pytest.mark.parametrize("settings,least", [
+    (LIFT, 198),
+    (replace(LIFT, position_noise=0.3, rotation_noise=0.15), 170),
+    (CAN, 194),
+    (SQUARE, 180),
+], ids=["lift", "noisy-lift", "can", "square"])
+def test_experts_succeed_on_200_fresh_seeds_in_every_mode(tmp_path, settings, least):
+    recorder = demos.Recorder(settings, str(tmp_path))
+    trials = [recorder.record(seed) for seed in FRESH]
+    wins = sum(t.success for t in trials)
+    assert wins >= least
+    assert min(count["kept"] for count in demos.acceptance(trials).values()) >= 0.05 * wins
 
 
 def command(folder, run, *more):
@@ -171,6 +238,6 @@ def test_expert_that_never_succeeds_is_stopped(tmp_path):
 
 
 def test_task_without_expert_is_refused_before_a_run_folder_appears(tmp_path, capsys):
-    assert cli.main(["demos", "task=square", f"run_dir={tmp_path}/run", f"demos.out={tmp_path}/square.hdf5"]) == 2
-    assert "no scripted expert for NutAssemblySquare" in capsys.readouterr().err
+    assert cli.main(["demos", "task=transport", f"run_dir={tmp_path}/run", f"demos.out={tmp_path}/transport.hdf5"]) == 2
+    assert "no scripted expert for TwoArmTransport" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
