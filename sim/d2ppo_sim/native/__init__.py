@@ -1,0 +1,1 @@
+"""robosuite's tasks, stepped in compiled code: many environments, whole action chunks, no Python in between."""

@@ -1,0 +1,90 @@
+"""Compiling the core on first use, and keeping it: one shared library for each source, MuJoCo and compiler flags."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from d2ppo_core.errors import UserError, explain_os_errors
+from d2ppo_core.files import atomic_path
+
+from . import layout
+
+FOLDER = Path(__file__).parent
+SOURCES = ("core.hpp", "control.hpp", "reading.hpp", "core.cpp")
+# No -ffast-math, no contraction to fused multiply-add: results must equal robosuite's. No -march=native: the cache may
+# be shared by several machines.
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread")
+NO_COMPILER = (
+    "simulator=native needs a C++ compiler, and there is no `{name}` here; install one with "
+    "`apt-get install g++`, or use task.simulator=robosuite, which is about ten times slower"
+)
+
+
+def cache_folder() -> Path:
+    """Where compiled cores and task models are kept: $XDG_CACHE_HOME/d2ppo, usually ~/.cache/d2ppo."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(root) / "d2ppo"
+
+
+def library_path() -> Path:
+    """Where the core compiled from these very sources, for this MuJoCo, lies or will lie."""
+    import mujoco
+
+    digest = hashlib.sha256(f"{mujoco.__version__} {platform.machine()} {' '.join(FLAGS)}".encode())
+    for name in SOURCES:
+        digest.update((FOLDER / name).read_bytes())
+    return cache_folder() / f"core-{digest.hexdigest()[:20]}.so"
+
+
+@lru_cache(maxsize=1)
+def load_core() -> ctypes.CDLL:
+    """The compiled core; ctypes releases the interpreter's lock while it runs."""
+    import mujoco  # loads libmujoco, which the core names without a path  # noqa: F401
+
+    path = library_path()
+    if not path.exists():
+        compile_core(path)
+    return layout.declare(ctypes.CDLL(str(path)))
+
+
+def compile_core(path: Path) -> None:
+    """Compile to `path`. Several processes may do so at once: each moves a whole file into place."""
+    import mujoco
+
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(NO_COMPILER.format(name=compiler))
+    home = Path(mujoco.__file__).parent
+    (library,) = home.glob("libmujoco.so*")
+    print(f"compiling the simulator core with {compiler} (once, some seconds) ...", file=sys.stderr, flush=True)
+    with explain_os_errors("writing", path), atomic_path(path) as partial:
+        done = subprocess.run(
+            [compiler, *FLAGS, str(FOLDER / "core.cpp"), "-o", str(partial), f"-I{home / 'include'}",
+             f"-L{home}", f"-l:{library.name}"],
+            capture_output=True, text=True, check=False,
+        )
+        if done.returncode:
+            raise UserError(
+                f"{compiler} could not compile the simulator core: {done.stderr.strip()[-800:]}; "
+                "install a g++ that knows C++17, or use task.simulator=robosuite"
+            )
+
+
+def eigen_address() -> int:
+    """Address of LAPACK's ssyevd in SciPy: the function behind robosuite's conversion of matrices to quaternions."""
+    from scipy.linalg import cython_lapack
+
+    capsule = cython_lapack.__pyx_capi__["ssyevd"]
+    api = ctypes.pythonapi
+    api.PyCapsule_GetName.argtypes, api.PyCapsule_GetName.restype = (ctypes.py_object,), ctypes.c_char_p
+    api.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    return api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule))

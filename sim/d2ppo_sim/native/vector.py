@@ -1,0 +1,155 @@
+"""VectorEnv over the compiled core: one shared MuJoCo model, one MjData for each environment, threads inside."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from d2ppo_core.envs import EnvRequest, RawObservation, Step
+from d2ppo_core.errors import UserError
+
+from ..graphics import Camera
+from ..pool import cpu_count
+from ..vector import require_finite
+from . import layout
+from .compiler import eigen_address, load_core
+from .library import find_task_model
+from .starts import draw_start
+from .task_model import TaskFacts, TaskModel
+
+ARENA = 48 << 20  # bytes for contacts and solver of one environment, paged in as needed; robosuite reserves 1.3 GB
+_log = logging.getLogger(__name__)
+OUTCOME = np.dtype([("reward", "f8"), ("control_steps", "i8"), ("terminated", "?"), ("truncated", "?"),
+                    ("success", "?"), ("diverged", "?"), ("padding", "V4")])
+
+
+def make_native(request: EnvRequest) -> NativeVectorEnv:
+    """What the entry point `d2ppo.simulators: native` names."""
+    if request.num_envs < 1 or request.max_episode_steps < 1 or request.history < 1:
+        raise UserError(f"environments, episode steps and history must be at least 1, not {request}")
+    core = load_core()  # first: without a compiler, nothing else is worth the wait
+    return NativeVectorEnv(find_task_model(request.task), request, core)
+
+
+class NativeVectorEnv:
+    """A `VectorEnv` (see `d2ppo_core.envs`)."""
+
+    def __init__(self, task: TaskModel, request: EnvRequest, core: ctypes.CDLL) -> None:
+        import mujoco
+
+        n, facts = request.num_envs, task.facts
+        self.num_envs, self.max_episode_steps = n, request.max_episode_steps
+        self.observation = facts.observation.model_copy(update={"history": request.history})
+        self.action, self.simulator, self.task = facts.action, facts.simulator, task
+        self.diverged = 0  # episodes ended because the simulation's state was no longer finite
+        self.threads = cpu_count(request.workers)
+        self._core, self._facts = core, facts
+        self.model = task.compiled()
+        core.d2_set_arena(self.model._address, min(ARENA, self.model.narena))
+        self.data = [mujoco.MjData(self.model) for _ in range(n)]
+        self._camera = Camera(self.model)
+        self.steps = np.zeros(n, dtype=np.int64)
+        self.over = np.ones(n, dtype=np.uint8)  # none has been reset yet
+        self.control = (layout.CControl * (n * len(facts.arms)))()
+        self.history = np.zeros((n, request.history, self.observation.state_size))  # (N, To, Do)
+        self._batch = self._fill_batch(request)
+
+    def _fill_batch(self, request: EnvRequest) -> layout.CBatch:
+        """The structure that the core reads; what it points at is kept alive by `self`."""
+        self._task = c_task(self._facts)
+        self._addresses = (ctypes.c_void_p * self.num_envs)(*[d._address for d in self.data])
+        self._groups = np.zeros(self.model.ngeom, dtype=np.uint8)
+        for bit, geoms in enumerate(self._facts.touch_groups):
+            self._groups[list(geoms)] |= 1 << bit
+        return layout.CBatch(
+            task=ctypes.pointer(self._task), model=self.model._address, data=self._addresses, control=self.control,
+            history=self.history.ctypes.data, steps=self.steps.ctypes.data, over=self.over.ctypes.data,
+            geom_group=self._groups.ctypes.data, eigen=eigen_address(), history_length=request.history,
+            observation_size=self.observation.state_size, max_steps=request.max_episode_steps,
+            terminate_at_success=request.terminate_at_success,
+        )
+
+    def reset(self, envs: Sequence[int], seeds: Sequence[int]) -> RawObservation:
+        """See `VectorEnv.reset`."""
+        rows = self._rows(envs)
+        if len(seeds) != len(rows):
+            raise ValueError(f"{len(seeds)} seeds for {len(rows)} environments")
+        starts = np.stack([draw_start(self._facts, self.model.qpos0, int(seed)) for seed in seeds])
+        return self.start(rows, starts)
+
+    def start(self, envs: Sequence[int], starts: np.ndarray) -> RawObservation:
+        """Start an episode in each of `envs` at the positions (n, nq), all velocities zero."""
+        rows, starts = self._rows(envs), np.ascontiguousarray(starts, dtype=np.float64)
+        if starts.shape != (len(rows), self.model.nq):
+            raise ValueError(f"starts {starts.shape} do not fit ({len(rows)}, {self.model.nq})")
+        self._core.d2_reset(self._batch, len(rows), rows.ctypes.data, starts.ctypes.data, self.threads)
+        return self._observation(rows)
+
+    def step(self, envs: Sequence[int], chunks: np.ndarray) -> Step:
+        """See `VectorEnv.step`. An episode whose state is no longer finite is truncated, logged, and counted."""
+        rows, chunks = self._rows(envs), np.ascontiguousarray(chunks, dtype=np.float64)
+        if chunks.ndim != 3 or chunks.shape[0] != len(rows) or chunks.shape[2] != self.action.size:
+            raise ValueError(f"chunks {chunks.shape} do not fit ({len(rows)}, Ta, {self.action.size})")
+        require_finite(chunks, envs)
+        if self.over[rows].any():
+            raise RuntimeError("the episode is over; call reset before the next step")
+        result = np.zeros(len(rows), dtype=OUTCOME)
+        self._core.d2_step(
+            self._batch, len(rows), rows.ctypes.data, chunks.ctypes.data, chunks.shape[1], self.threads,
+            result.ctypes.data,
+        )
+        for env in rows[result["diverged"]]:
+            self.diverged += 1
+            _log.warning("environment %d: the state is no longer finite; its episode is truncated", env)
+        names = ("reward", "terminated", "truncated", "success", "control_steps")
+        return Step(self._observation(rows), **{name: result[name].copy() for name in names})
+
+    def _rows(self, envs: Sequence[int]) -> np.ndarray:
+        """(n,) int32 indices, each in range and none twice: two threads must not step one environment."""
+        rows = np.ascontiguousarray(np.asarray(envs, dtype=np.int32))
+        if ((rows < 0) | (rows >= self.num_envs)).any():
+            raise IndexError(f"there is no environment {list(envs)}; there are {self.num_envs}")
+        if len(np.unique(rows)) != len(rows):
+            raise ValueError(f"an environment is named twice: {list(envs)}")
+        return rows
+
+    def _observation(self, rows: np.ndarray) -> RawObservation:
+        """By key (n, To, size), copied: the core goes on writing its own."""
+        seen, start, found = self.history[rows], 0, {}
+        for key in self.observation.lowdim:
+            found[key.name] = np.ascontiguousarray(seen[:, :, start : start + key.size])
+            start += key.size
+        return found
+
+    def render(self, env: int, height: int, width: int) -> np.ndarray:
+        """See `VectorEnv.render`."""
+        return self._camera.picture(self.data[env], self._facts.camera, height, width)
+
+    def close(self) -> None:
+        """See `VectorEnv.close`."""
+        self._camera.close()
+
+
+def c_task(facts: TaskFacts) -> layout.CTask:
+    """The task's ids and numbers as the core reads them."""
+    if len(facts.arms) > layout.MAX_ARMS or len(facts.reads) > layout.MAX_READS:
+        raise UserError(f"the core has no room for {facts.environment}; raise the limits in core.hpp and layout.py")
+    out: Any = layout.CTask(
+        arms=len(facts.arms), reads=len(facts.reads), substeps=facts.control.substeps, kp=facts.control.kp,
+        kd=facts.control.kd, posture_kp=facts.control.posture_kp, gripper_speed=facts.control.gripper_speed,
+        position_scale=facts.action.position_scale, rotation_scale=facts.action.rotation_scale,
+        success=layout.SUCCESSES[facts.success.kind], success_body=facts.success.body,
+        success_other=facts.success.other,
+    )
+    out.limit[: len(facts.success.limit)] = facts.success.limit
+    for i, arm in enumerate(facts.arms):
+        out.arm[i].site, out.arm[i].hand = arm.site, arm.hand
+        for name in ("qpos", "dof", "motor", "finger_qpos", "finger_motor"):
+            getattr(out.arm[i], name)[:] = getattr(arm, name)
+    for i, read in enumerate(facts.reads):
+        out.read[i] = layout.CRead(layout.READS[read.kind], read.id, read.other, read.arm)
+    return out
