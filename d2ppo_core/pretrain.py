@@ -63,9 +63,10 @@ class Pretrainer:
         self.last_validation: dict[str, float] = {}
 
     def _total_steps(self) -> int:
-        if (self.train.steps > 0) == (self.train.epochs > 0):
-            raise UserError("give either train.steps or train.epochs, above 0, and not both")
-        return self.train.steps or self.train.epochs * self.batches.per_epoch
+        total = self.train.epochs * self.batches.per_epoch if self.train.epochs > 0 else self.train.steps
+        if total < 1:
+            raise UserError(f"train.steps={self.train.steps} trains nothing; give at least 1, or train.epochs")
+        return total
 
     # --- the loop -------------------------------------------------------------------------------------------------
 

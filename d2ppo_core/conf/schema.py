@@ -96,10 +96,10 @@ class ScheduleConfig:
 
 @dataclass
 class TrainConfig:
-    steps: int = option(0, "gradient steps; give either this or epochs")
-    epochs: int = option(0, "passes over the training windows; give either this or steps")
+    steps: int = option(10_000, "gradient steps")
+    epochs: int = option(0, "passes over the training windows; above 0 it replaces steps")
     batch: int = option(256, "windows in a gradient step")
-    optimiser: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimiser: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(lr=1e-3, lr_min=1e-4))
     weight_decay: float = option(1e-6, "AdamW weight decay")
     ema_decay: float = option(0.995, "decay of the averaged weights")
     ema_start_epoch: int = option(20, "ema=epoch only: before this epoch the average is a plain copy")

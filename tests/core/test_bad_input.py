@@ -140,7 +140,7 @@ def test_wrong_command_line(arguments: tuple[str, ...], expected: str, capsys: p
         (("+policy.network.width=[32]",), "policy.network is not valid: width: Extra inputs are not permitted"),
         (("policy.sampler.steps=7",), "DDPM takes every step"),
         (("policy.executed=9",), "between 1 and policy.horizon"),
-        (("train.steps=0",), "either train.steps or train.epochs"),
+        (("train.steps=0",), "trains nothing"),
         (("train.holdout=1.0",), "leaves none of the 12 demonstrations"),
         (("device=tpu",), "choose auto, cpu or cuda"),
     ],
