@@ -12,7 +12,7 @@ import numpy as np
 from d2ppo_core.envs import EnvRequest, RawObservation, Step
 from d2ppo_core.errors import UserError
 
-from ..graphics import Camera
+from ..graphics import Camera, choose_backend
 from ..pool import cpu_count
 from ..vector import require_finite
 from . import layout
@@ -31,7 +31,11 @@ def make_native(request: EnvRequest) -> NativeVectorEnv:
     """What the entry point `d2ppo.simulators: native` names."""
     if request.num_envs < 1 or request.max_episode_steps < 1 or request.history < 1:
         raise UserError(f"environments, episode steps and history must be at least 1, not {request}")
-    core = load_core()  # first: without a compiler, nothing else is worth the wait
+    choose_backend()  # before MuJoCo is imported
+    try:
+        core = load_core()  # first: without a compiler, nothing else is worth the wait
+    except ImportError as error:
+        raise UserError(f"simulator=native needs mujoco 3.3.7 ({error}); run `make setup`") from error
     return NativeVectorEnv(find_task_model(request.task), request, core)
 
 

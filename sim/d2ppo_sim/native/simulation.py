@@ -1,0 +1,56 @@
+"""One native environment as a `Simulation` (see `episode.py`): what recording demonstrations needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from d2ppo_core.envs import EnvRequest
+
+from ..episode import Observation, Outcome
+from .vector import make_native
+
+NO_LIMIT = 2**31 - 1  # control steps: whoever steps a `Simulation` ends its episodes
+
+
+class NativeSimulation:
+    """One robosuite task in compiled code, one control step at a time."""
+
+    def __init__(self, environment: str) -> None:
+        self._env = make_native(EnvRequest(environment, 1, NO_LIMIT, terminate_at_success=False, workers=1))
+        self.observation, self.action, self.simulator = self._env.observation, self._env.action, self._env.simulator
+
+    def reset(self, seed: int) -> Observation:
+        return _only(self._env.reset([0], [seed]))
+
+    def step(self, action: np.ndarray) -> Outcome:
+        """One control step (1/20 s) under a raw action (Da,); the core clips it to [-1, 1]."""
+        before = self._env.diverged
+        step = self._env.step([0], np.asarray(action, dtype=np.float64)[None, None])
+        diverged = self._env.diverged > before
+        return Outcome(_only(step.observation), float(step.reward[0]), bool(step.success[0]), diverged)
+
+    def state(self) -> np.ndarray:
+        """(1 + nq + nv,) float64: time, qpos, qvel, as robomimic keeps them."""
+        data = self._env.data[0]
+        return np.concatenate([[data.time], data.qpos, data.qvel])
+
+    def model_xml(self) -> str:
+        """The model as one MJCF text, as robosuite wrote it."""
+        return self._env.task.xml
+
+    def env_args(self) -> dict[str, Any]:
+        """robomimic's description of this environment: stock robosuite's, which can be brought into the same states."""
+        return self._env.task.facts.env_args
+
+    def render(self, height: int, width: int) -> np.ndarray:
+        return self._env.render(0, height, width)
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _only(seen: dict[str, np.ndarray]) -> Observation:
+    """By key (1, 1, size) -> (size,)."""
+    return {name: value[0, 0] for name, value in seen.items()}
