@@ -33,7 +33,7 @@ def require_task(config: Config) -> TaskConfig:
     """The task given on the command line; demos and pre-training cannot do without."""
     if not config.task.name:
         raise UserError(f"no task is given; add task=NAME, one of {', '.join(task_names())}")
-    return config.task
+    return _in_simulator(config)
 
 
 def task_of_checkpoint(config: Config, spec: PolicySpec, checkpoint: str) -> TaskConfig:
@@ -45,6 +45,12 @@ def task_of_checkpoint(config: Config, spec: PolicySpec, checkpoint: str) -> Tas
         )
     if not config.task.name:
         config.task = load_task(spec.task)
+    return _in_simulator(config)
+
+
+def _in_simulator(config: Config) -> TaskConfig:
+    """The task, in the simulator that `simulator=` asks for."""
+    config.task.simulator = config.simulator or config.task.simulator
     return config.task
 
 

@@ -214,6 +214,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     demos: DemosConfig = field(default_factory=DemosConfig)
+    simulator: str = option("", "native (compiled) | robosuite (the reference) | toy; empty: the task's own")
     data: str = option("", "robomimic HDF5 file with the demonstrations")
     checkpoint: str = option("", "policy.safetensors to fine-tune or evaluate")
     baseline: str = option("", "a second policy evaluated on the same seeds, for the paired difference")
@@ -230,9 +231,9 @@ class Config:
 
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "demos": ("task", "demos"),
+    "demos": ("task", "simulator", "demos"),
     "pretrain": ("task", "data", "policy", "dispersive", "train", "ema"),
-    "finetune": ("task", "checkpoint", "algorithm", "rollout", "evaluation", "minibatch", "truncation"),
-    "evaluate": ("checkpoint", "baseline", "evaluation"),
+    "finetune": ("task", "simulator", "checkpoint", "algorithm", "rollout", "evaluation", "minibatch", "truncation"),
+    "evaluate": ("simulator", "checkpoint", "baseline", "evaluation"),
 }
 """Which parts of `Config` each command reads, besides seed, device, threads, run_dir, resume, overwrite, wandb."""
