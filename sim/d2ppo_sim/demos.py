@@ -61,12 +61,21 @@ class Trial:
 
 def build_simulation(settings: Settings) -> Simulation:
     """The one environment in which a worker records."""
-    return Reach() if settings.simulator == "toy" else build_robosuite(settings.environment)
+    if settings.simulator == "toy":
+        return Reach()
+    return (build_native if settings.simulator == "native" else build_robosuite)(settings.environment)
+
+
+def build_native(environment: str) -> Simulation:
+    """robosuite's task in compiled code."""
+    from .native.simulation import NativeSimulation
+
+    return NativeSimulation(environment)
 
 
 def expert_for(settings: Settings) -> ExpertFactory:
     """The task's expert; a `UserError` where there is none."""
-    key = settings.simulator, settings.environment
+    key = "robosuite" if settings.simulator == "native" else settings.simulator, settings.environment
     if key not in EXPERTS:
         known = ", ".join(environment for _, environment in EXPERTS)
         raise UserError(

@@ -13,6 +13,7 @@ from scipy.stats import ks_2samp
 
 from d2ppo_core import cli
 from d2ppo_core.errors import UserError
+from d2ppo_sim import demos
 from d2ppo_sim.episode import Simulation
 from d2ppo_sim.native import compiler
 from d2ppo_sim.native.library import find_task_model
@@ -184,3 +185,12 @@ def test_without_a_compiler_the_error_names_the_fix(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not compile"):
         native("Lift")
     assert not list((tmp_path / "d2ppo").iterdir())
+
+
+def test_demonstrations_are_recorded_natively(tmp_path):
+    recorder = demos.Recorder(demos.Settings("native", "Lift", 0, 0.1, 0.05, 200), str(tmp_path))
+    trials = [recorder.record(seed) for seed in range(3)]
+    assert sum(trial.success for trial in trials) >= 2
+    assert recorder.about()["env_args"]["env_version"] == "1.4.1"
+    assert len(list(tmp_path.glob("*.npz"))) == 3
+    recorder.close()
