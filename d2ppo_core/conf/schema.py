@@ -55,7 +55,7 @@ class Success(Enum):
 @dataclass
 class TaskConfig:
     name: str = option("", "name of the task, as written into checkpoints")
-    simulator: str = option("robosuite", "which installed simulator runs it")
+    simulator: str = option("native", "which installed simulator runs it: native or robosuite, or toy")
     environment: str = option("", "the simulator's own name of the task")
     max_episode_steps: int = option(300, "control steps after which an episode is truncated")
     observation: dict[str, Any] = mapping("what the policy sees (contract.ObservationSpec)")
