@@ -38,7 +38,11 @@ class LowDim(Frozen):
 
 
 class Camera(Frozen):
-    """One camera image: `height` x `width`, uint8, in the colour order and with the origin stated."""
+    """One camera image: `height` x `width`, uint8, in the colour order and with the origin stated.
+
+    `reflections` and `multisampling` are settings of the renderer that change pixels. robosuite's own, and so those of
+    any data that do not say, are reflections and 4 samples.
+    """
 
     name: str
     height: Positive
@@ -46,6 +50,13 @@ class Camera(Frozen):
     colour: Literal["rgb", "bgr"] = "rgb"
     origin: Literal["top_left", "bottom_left"] = "top_left"
     field_of_view: float  # vertical, degrees
+    reflections: bool = False  # mirrors in the floor; they double the cost
+    multisampling: Annotated[int, Field(ge=0)] = 0  # samples a pixel; 0: none
+
+    @property
+    def key(self) -> str:
+        """Its name in observations and datasets, as robomimic has it."""
+        return f"{self.name}_image"
 
 
 class ObservationSpec(Frozen):
@@ -183,9 +194,23 @@ def differences(left: Frozen, right: Frozen, prefix: str = "") -> list[str]:
     return [f"{prefix}{name}: {a[name]} | {b[name]}" for name in a if a[name] != b[name]]
 
 
+def offered(observation: ObservationSpec, wanted: ObservationSpec) -> ObservationSpec:
+    """`observation` reduced to the keys and cameras that `wanted` names, in its order: nobody has to look at all."""
+
+    def chosen(have: tuple, want: tuple) -> tuple:
+        by_name = {item.name: item for item in have}
+        return tuple(by_name[item.name] for item in want if item.name in by_name)
+
+    return observation.model_copy(update={
+        "lowdim": chosen(observation.lowdim, wanted.lowdim),
+        "cameras": chosen(observation.cameras, wanted.cameras),
+    })
+
+
 def require_match(policy: PolicySpec, observation: ObservationSpec, action: ActionSpec, other: str) -> None:
     """Refuse, printing both sides, unless `other` (simulator, dataset, robot) offers what `policy` was trained on."""
-    wrong = differences(policy.observation, observation, "observation.") + differences(policy.action, action, "action.")
+    offer = offered(observation, policy.observation)
+    wrong = differences(policy.observation, offer, "observation.") + differences(policy.action, action, "action.")
     if wrong:
         raise UserError(
             f"the policy for task '{policy.task}' and the {other} do not agree (policy | {other}): "

@@ -8,17 +8,20 @@ first one of the next episode, and the caller alone decides every episode's seed
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from .contract import ActionSpec, ObservationSpec, SimulatorSpec
+from .contract import ActionSpec, Camera, ObservationSpec, SimulatorSpec
 from .errors import UserError
 
 RawObservation = dict[str, np.ndarray]
-"""By key, `(n, To, size)` float64 for low-dimensional keys, `(n, To, H, W, 3)` uint8 for cameras; oldest first."""
+"""By key, `(n, To, size)` float64 for low-dimensional keys, `(n, To, H, W, 3)` uint8 for cameras; oldest first.
+
+A camera's key is `NAME_image`. With To = 1 there is one picture a chunk, taken after its last control step.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class VectorEnv(Protocol):
     observation: ObservationSpec  # this simulator's own side of the contract
     action: ActionSpec
     simulator: SimulatorSpec
+    # Where domain randomisation is applied: randomise: dict[str, Any], the terms of the request
 
     def reset(self, envs: Sequence[int], seeds: Sequence[int]) -> RawObservation:
         """Start an episode in each of `envs`; the start depends on its seed alone. Returns n = len(envs) rows."""
@@ -72,6 +76,8 @@ class EnvRequest:
     history: int = 1  # To
     terminate_at_success: bool = True
     workers: int = 0  # processes; 0: one for each CPU core
+    cameras: tuple[Camera, ...] = ()  # rendered into the observations, as they are stated
+    randomise: dict[str, Any] = field(default_factory=dict)  # terms of domain randomisation, as plain data; {}: none
 
 
 class EnvFactory(Protocol):
@@ -91,4 +97,19 @@ def make_env(simulator: str, request: EnvRequest) -> VectorEnv:
         raise UserError(
             f"the simulator '{simulator}' cannot be loaded ({error}); run `make setup`, or install the 'sim' extra"
         ) from error
-    return factory(request)
+    env = factory(request)
+    wrong = _ignored(simulator, request, env)
+    if wrong:
+        env.close()
+        raise UserError(wrong)
+    return env
+
+
+def _ignored(simulator: str, request: EnvRequest, env: VectorEnv) -> str:
+    """What was asked for and silently left out, as a sentence; empty: nothing."""
+    if [c.name for c in request.cameras] != [c.name for c in env.observation.cameras]:
+        asked = ", ".join(c.name for c in request.cameras)
+        return f"the simulator '{simulator}' renders no camera images ({asked}); use task.simulator=robosuite"
+    if request.randomise and getattr(env, "randomise", {}) != request.randomise:
+        return f"the simulator '{simulator}' has no domain randomisation; use task.simulator=robosuite or leave it out"
+    return ""

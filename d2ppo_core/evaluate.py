@@ -115,6 +115,7 @@ def evaluation_env(config: EvaluationConfig, task: TaskConfig, spec: PolicySpec,
         workers=config.workers,
         max_episode_steps=config.max_episode_steps or task.max_episode_steps,
         terminate_at_success=config.success is Success.any_step,
+        cameras=spec.observation.cameras,
     )
     env = make_env(task.simulator, request)
     try:

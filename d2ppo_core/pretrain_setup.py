@@ -13,7 +13,7 @@ from .errors import UserError
 from .keyed import generator
 from .normalizer import Normalizer
 from .observation import dimension_names
-from .policies.diffusion import DiffusionPolicy
+from .policies.diffusion import DiffusionPolicy, require_eyes
 from .tasks import action_spec, observation_spec, require_task, validated
 from .version import code_version
 
@@ -28,6 +28,7 @@ def load_demonstrations(config: Config) -> tuple[Demonstrations, PolicySpec]:
     observation, action = observation_spec(task), action_spec(task)
     network = validated(MLPSpec, config.policy.network, "policy.network")
     sampler = validated(SamplerSpec, config.policy.sampler, "policy.sampler")
+    require_eyes(observation, network)
     if config.policy.executed > config.policy.horizon or config.policy.executed < 1:
         raise UserError(
             f"policy.executed is {config.policy.executed}; it must lie between 1 and policy.horizon, "

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..contract import PolicySpec, SamplerSpec
+from ..contract import MLPSpec, ObservationSpec, PolicySpec, SamplerSpec
 from ..diffusion.chain import DenoisingChain, gaussian_log_prob
 from ..diffusion.schedule import NoiseSchedule
 from ..dispersive import DispersiveLoss
+from ..errors import UserError
 from ..networks.mlp import DiffusionMLP
 from ..normalizer import Normalizer
 
@@ -34,6 +35,14 @@ class Sample:
     log_prob: Tensor  # (B, K', H, Da): of each fine-tuned step, number by number
 
 
+def require_eyes(observation: ObservationSpec, network: MLPSpec) -> None:
+    """Refuse cameras for a network that would silently leave them out."""
+    if observation.cameras:
+        names = ", ".join(camera.name for camera in observation.cameras)
+        raise UserError(f"the network {network.kind} sees no images, but the task has cameras ({names}); choose a task "
+                        "without cameras")
+
+
 class DiffusionPolicy(nn.Module):
     """eps_theta, its normaliser, and how it denoises.
 
@@ -44,6 +53,7 @@ class DiffusionPolicy(nn.Module):
     def __init__(self, spec: PolicySpec) -> None:
         super().__init__()
         self.spec = spec
+        require_eyes(spec.observation, spec.network)
         state_size = spec.observation.history * spec.observation.state_size  # To * Do
         self.network = DiffusionMLP(spec.network, spec.chunk_shape, state_size)
         self.base: DiffusionMLP | None = None

@@ -103,4 +103,5 @@ def rollout_request(config: Config, task: TaskConfig, policy: DiffusionPolicy) -
         workers=rollout.workers,
         max_episode_steps=rollout.max_episode_steps or task.max_episode_steps,
         terminate_at_success=rollout.terminate_at_success,
+        cameras=policy.spec.observation.cameras,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from d2ppo_core.contract import ActionSpec, ObservationSpec, SimulatorSpec
 
 Observation = dict[str, np.ndarray]
-"""One time step: by key (size,) float64."""
+"""One time step: by key (size,) float64, or (H, W, 3) uint8 for a camera."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,22 @@ class Simulation(Protocol):
 
     def close(self) -> None: ...
 
+    # Only where `observation.cameras` are stated:
+
+    def view(self) -> Any:
+        """Where everything stands now, from which `images` can be made later."""
+        ...
+
+    def images(self, view: Any) -> Observation: ...
+
+
+@dataclass
+class Glance:
+    """One control step as the cameras saw it; painted only if somebody looks."""
+
+    view: Any
+    images: Observation = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class ChunkResult:
@@ -61,6 +77,8 @@ class Episode:
         self._max_steps = max_steps
         self._terminate_at_success = terminate_at_success
         self._seen: deque[Observation] = deque(maxlen=history)
+        self._glances: deque[Glance] = deque(maxlen=history)
+        self._has_cameras = bool(simulation.observation.cameras)
         self._steps = 0
         self._over = True
 
@@ -68,6 +86,8 @@ class Episode:
         """Start the episode named by `seed`; its first observation fills the whole history."""
         first = self.simulation.reset(seed)
         self._seen.extend([first] * self._seen.maxlen)  # type: ignore[operator]
+        if self._has_cameras:
+            self._glances.extend([Glance(self.simulation.view())] * self._seen.maxlen)  # type: ignore[operator]
         self._steps, self._over = 0, False
         return self._history()
 
@@ -79,6 +99,8 @@ class Episode:
         for action in actions:
             outcome = self.simulation.step(action)
             self._seen.append(outcome.observation)
+            if self._has_cameras:
+                self._glances.append(Glance(self.simulation.view()))
             self._steps += 1
             taken += 1
             reward += outcome.reward
@@ -93,8 +115,13 @@ class Episode:
         )
 
     def _history(self) -> Observation:
-        """The last To observations, oldest first: by key (To, size)."""
-        return {name: np.stack([seen[name] for seen in self._seen]) for name in self._seen[0]}
+        """The last To observations, oldest first: by key (To, size); by camera (To, H, W, 3)."""
+        history = {name: np.stack([seen[name] for seen in self._seen]) for name in self._seen[0]}
+        for glance in self._glances:
+            glance.images = glance.images or self.simulation.images(glance.view)
+        for camera in self.simulation.observation.cameras:
+            history[camera.key] = np.stack([glance.images[camera.key] for glance in self._glances])
+        return history
 
     def render(self, height: int, width: int) -> np.ndarray:
         """(height, width, 3) uint8 RGB, upright."""

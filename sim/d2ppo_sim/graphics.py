@@ -5,7 +5,6 @@ Rendering is optional. Where neither EGL nor OSMesa is there, everything but `re
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import logging
 import os
@@ -13,6 +12,7 @@ import sys
 import types
 from typing import Any
 
+from d2ppo_core import contract
 from d2ppo_core.errors import UserError
 
 NO_GRAPHICS = (
@@ -29,6 +29,7 @@ def choose_backend() -> str:
     if not chosen:
         chosen = next((name for name, library in _LIBRARIES.items() if _loads(library)), "disable")
         os.environ["MUJOCO_GL"] = chosen
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # small pictures gain nothing from llvmpipe's threads
     return chosen
 
 
@@ -63,42 +64,67 @@ def import_robosuite() -> Any:
 
 
 class Camera:
-    """Renders one MuJoCo model off-screen. The OpenGL context is made at the first picture."""
+    """Renders one MuJoCo model off-screen. The OpenGL context is made at the first picture, and shared."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._renderer: Any = None
-        self._size: tuple[int, int] | None = None
+        self._painter: Any = None
 
     def picture(self, data: Any, camera: str, height: int, width: int) -> Any:
-        """(height, width, 3) uint8 RGB, upright. Only visual geoms are shown, as robosuite does."""
-        import mujoco
+        """(height, width, 3) uint8 RGB, upright, at robosuite's own settings, for people to look at."""
+        from .painter import STOCK, oriented
 
-        if self._size != (height, width):
-            self._open(height, width)
-        options = mujoco.MjvOption()
-        options.geomgroup[0], options.geomgroup[1] = 0, 1  # robosuite: group 0 collides, group 1 is seen
-        self._renderer.update_scene(data, camera=camera, scene_option=options)
-        return self._renderer.render()
+        return oriented(self._open().paint(data, self._number(camera), height, width, STOCK))
 
-    def _open(self, height: int, width: int) -> None:
-        import mujoco
+    def image(self, data: Any, view: Any, camera: contract.Camera) -> Any:
+        """(H, W, 3) uint8 as the contract states it, of where things stood at `view` (from `painter.view_of`)."""
+        from .painter import SEEN, Look, oriented, view_of
 
-        self.close()
-        if os.environ.get("MUJOCO_GL") == "disable":
-            raise UserError(NO_GRAPHICS.format(why=""))
-        screen = self._model.vis.global_
-        screen.offwidth, screen.offheight = max(width, screen.offwidth), max(height, screen.offheight)
+        look, now = Look(camera.reflections, camera.multisampling), view_of(data)
+        _put(data, SEEN, view)
         try:
-            self._renderer = mujoco.Renderer(self._model, height=height, width=width)
-        except Exception as error:  # each backend has its own: ImportError, AttributeError, EGLError, …
-            raise UserError(NO_GRAPHICS.format(why=f" ({' '.join(str(error).split())})")) from error
-        atexit.register(self.close)  # before MuJoCo's own exit handler takes the display away
-        self._size = (height, width)
+            pixels = self._open().paint(data, self._number(camera.name), camera.height, camera.width, look)
+        finally:
+            _put(data, SEEN, now)
+        return oriented(pixels, camera)
+
+    def checked(self, camera: contract.Camera, environment: str) -> contract.Camera:
+        """The camera if the model has it, with the same field of view; else a `UserError` that shows both sides."""
+        live = float(self._model.cam_fovy[self._number(camera.name)])
+        if live != camera.field_of_view:
+            raise UserError(
+                f"camera '{camera.name}' of {environment} has a vertical field of view of {live:g} degrees, the "
+                f"contract says {camera.field_of_view:g}; use the simulator's number in the task's file"
+            )
+        return camera
+
+    def _number(self, camera: str) -> int:
+        import mujoco
+
+        kind = mujoco.mjtObj.mjOBJ_CAMERA
+        number = mujoco.mj_name2id(self._model, kind, camera)
+        if number < 0:
+            names = [mujoco.mj_id2name(self._model, kind, n) for n in range(self._model.ncam)]
+            raise UserError(f"there is no camera '{camera}'; the model has {', '.join(map(str, names)) or 'none'}")
+        return number
+
+    def _open(self) -> Any:
+        from .painter import PAINTERS
+
+        if self._painter is None:
+            self._painter = PAINTERS.take(self._model)
+        return self._painter
 
     def close(self) -> None:
-        """Free the OpenGL context."""
-        atexit.unregister(self.close)
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = self._size = None
+        """Free the OpenGL context, unless another camera of the same model still uses it."""
+        from .painter import PAINTERS
+
+        if self._painter is not None:
+            PAINTERS.give_back(self._model)
+            self._painter = None
+
+
+def _put(data: Any, names: tuple[str, ...], values: Any) -> None:
+    """Write arrays into MuJoCo's data."""
+    for name, value in zip(names, values, strict=True):
+        getattr(data, name)[:] = value

@@ -7,13 +7,14 @@ leaves out what has no effect; a test holds it to the stock loop, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from d2ppo_core import contract
 from d2ppo_core.contract import ActionSpec, ObservationSpec, SimulatorSpec
 from d2ppo_core.errors import UserError
 from d2ppo_core.tasks import action_spec, load_task, observation_spec, task_names
@@ -21,6 +22,7 @@ from d2ppo_core.tasks import action_spec, load_task, observation_spec, task_name
 from .arm_control import ArmControl
 from .episode import Observation, Outcome
 from .graphics import Camera, import_robosuite
+from .painter import View, view_of
 
 ROBOTS: dict[str, dict[str, Any]] = {
     "Lift": {"robots": ["Panda"]},
@@ -108,20 +110,31 @@ def make_stock(environment: str) -> Any:
 
 
 class RobosuiteEnv:
-    """A `Simulation` (see `episode.py`) of one robosuite task."""
+    """A `Simulation` (see `episode.py`) of one robosuite task, with images of `cameras` where they are asked for."""
 
-    def __init__(self, environment: str) -> None:
+    def __init__(self, environment: str, cameras: Sequence[contract.Camera] = ()) -> None:
         self.environment = environment
         self.env = make_stock(environment)
         with numpy_seeded(MODEL_SEED):  # the first reset still moves things that later ones find in place
             self._first = self._read(self.env.reset())
-        self._camera = Camera(self.env.sim.model._model)
+        self._camera = Camera(self.model)
+        self._cameras = tuple(self._camera.checked(camera, environment) for camera in cameras)
         self._sensors = self._needed_sensors()
         self._arms = [ArmControl(robot) for robot in self.env.robots]
         self._last = self._first
         self.observation = self._observation_spec()
         self.action = self._action_spec()
         self.simulator = self._simulator_spec()
+
+    @property
+    def model(self) -> Any:
+        """MuJoCo's model, shared by all environments of this process."""
+        return self.env.sim.model._model
+
+    @property
+    def data(self) -> Any:
+        """MuJoCo's data of this environment."""
+        return self.env.sim.data._data
 
     def reset(self, seed: int) -> Observation:
         """Start the episode named by `seed`. Leaves numpy's global generator as it was."""
@@ -219,7 +232,7 @@ class RobosuiteEnv:
             words[name].model_copy(update={"size": len(value), "body": bodies.get(name, words[name].body)})
             for name, value in self._first.items()
         )
-        return ObservationSpec(lowdim=lowdim)
+        return ObservationSpec(lowdim=lowdim, cameras=self._cameras)
 
     def _action_spec(self) -> ActionSpec:
         """Scales, rate and number of arms as the live controllers have them."""
@@ -263,6 +276,14 @@ class RobosuiteEnv:
         camera = camera or CAMERAS.get(self.environment, "agentview")
         return self._camera.picture(self.env.sim.data._data, camera, height, width)
 
+    def view(self) -> View:
+        """Where everything stands now; from there `images` can be made later."""
+        return view_of(self.data)
+
+    def images(self, view: View) -> Observation:
+        """By key (H, W, 3) uint8: what each camera saw at `view`. At stock settings, robosuite's own camera images."""
+        return {camera.key: self._camera.image(self.data, view, camera) for camera in self._cameras}
+
     def close(self) -> None:
         """Free the simulation and its OpenGL context."""
         self._camera.close()
@@ -272,8 +293,9 @@ class RobosuiteEnv:
 
 
 def _task_of(environment: str) -> Any:
-    """The task group file whose environment this is."""
-    return next(task for task in map(load_task, task_names()) if task.environment == environment)
+    """The task group file whose environment this is, with the whole state: the one without cameras."""
+    tasks = (task for task in map(load_task, task_names()) if task.environment == environment)
+    return next(task for task in tasks if not task.observation.get("cameras"))
 
 
 def _nothing() -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from d2ppo_core.contract import Camera
 from d2ppo_core.envs import EnvRequest, RawObservation, Step
 from d2ppo_core.errors import UserError
 
@@ -23,14 +25,14 @@ BuildSimulation = Callable[[str], Simulation]
 
 def make_robosuite(request: EnvRequest) -> PooledVectorEnv:
     """What the entry point `d2ppo.simulators: robosuite` names."""
-    return PooledVectorEnv(build_robosuite, request)
+    return PooledVectorEnv(partial(build_robosuite, cameras=request.cameras), request)
 
 
-def build_robosuite(environment: str) -> Simulation:
+def build_robosuite(environment: str, cameras: Sequence[Camera] = ()) -> Simulation:
     """Build one robosuite environment (in whichever process this is called)."""
     from .robosuite_env import RobosuiteEnv
 
-    return RobosuiteEnv(environment)
+    return RobosuiteEnv(environment, cameras)
 
 
 class Host:
@@ -155,5 +157,5 @@ def require_finite(chunks: np.ndarray, envs: Sequence[int]) -> None:
 
 
 def _stack(rows: list[Observation]) -> RawObservation:
-    """n observations (To, size) by key -> (n, To, size)."""
+    """n observations (To, ...) by key -> (n, To, ...)."""
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -113,11 +113,12 @@ def test_flat_dimension_is_refused_or_centred(tmp_path: Path, capsys: pytest.Cap
     ("arguments", "expected"),
     [
         (("pretrain", "task=reach", "trian.steps=3"), "did you mean train.steps"),
-        (("pretrain", "task=nothing"), "lift reach square"),
+        (("pretrain", "task=nothing"), "lift lift_image reach square"),
         (("pretrain", "task=reach", "train.steps=many"), "could not be converted to Integer"),
         (("pretrain", "task=reach", "minibatch=pears"), "expected one of [pair, chain]"),
         (("pretrain",), "no task is given"),
         (("pretrain", "task=reach"), "no demonstrations are given"),
+        (("pretrain", "task=square_image", "data=x"), "sees no images, but the task has cameras (agentview)"),
         (("pretrain", "task=reach", "resume=true", "overwrite=true"), "exclude one another"),
         (("evaluate",), "no policy is given"),
         (("finetune",), "no policy is given"),

@@ -12,7 +12,7 @@ import torch
 from d2ppo_core import cli
 from d2ppo_core.checkpoint import read_policy, save_policy
 from d2ppo_core.conf.schema import Success
-from d2ppo_core.contract import LowDim, require_match
+from d2ppo_core.contract import Camera, LowDim, require_match
 from d2ppo_core.envs import EnvRequest, Step, VectorEnv, make_env
 from d2ppo_core.errors import UserError
 from d2ppo_core.evaluate import Episodes, evaluate
@@ -129,6 +129,12 @@ def test_the_contract_is_checked_before_anything_moves(policy_file: Path, tmp_pa
         other = spec.model_copy(update={"observation": spec.observation.model_copy(update={"lowdim": lowdim})})
         with pytest.raises(UserError, match=r"do not agree.*'unit': 'mm'.*\|.*'unit': 'm'"):
             require_match(other, env.observation, env.action, "simulator")
+        less = spec.model_copy(update={"observation": spec.observation.model_copy(update={"lowdim": lowdim[:1]})})
+        require_match(less, env.observation, env.action, "simulator")  # it need not look at all that is offered
+        camera = Camera(name="front", height=8, width=8, field_of_view=45.0)
+        seeing = spec.model_copy(update={"observation": spec.observation.model_copy(update={"cameras": (camera,)})})
+        with pytest.raises(UserError, match=r"observation.cameras: .*'multisampling': 0.* \| \(\)"):
+            require_match(seeing, env.observation, env.action, "simulator")
     finally:
         env.close()
     policy = load_policy(policy_file)
