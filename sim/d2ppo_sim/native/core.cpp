@@ -66,8 +66,8 @@ void start(const Batch& b, int env, const double* qpos) {
   b.over[env] = 0;
 }
 
-// One control step. False if the state is no longer finite.
-bool control_step(const Batch& b, int env, const double* action) {
+// One control step. False if the state is no longer finite. A tape (substeps, nu) takes down the controls.
+bool control_step(const Batch& b, int env, const double* action, double* tape = nullptr) {
   const Task& task = *b.task;
   mjData* d = b.data[env];
   for (int substep = 0; substep < task.substeps; ++substep) {
@@ -79,6 +79,7 @@ bool control_step(const Batch& b, int env, const double* action) {
       arm_torques(task, b.model, d, task.arm[a], control);
       fingers(task, b.model, d, task.arm[a], own[6], control);
     }
+    if (tape) mju_copy(tape + substep * b.model->nu, d->ctrl, b.model->nu);
     mj_step2(b.model, d);
     if (state_was_bad(d)) return false;
   }
@@ -164,11 +165,16 @@ void d2_step(const d2::Batch* batch, int count, const int* envs, const double* c
 // Observe what is in one environment's data now, without stepping.
 void d2_observe(const d2::Batch* batch, int env, double* out) { d2::observe(*batch, batch->data[env], out); }
 
-// For the benchmark: physics alone. From each of the states (count, size), `substeps` steps under its own controls.
-void d2_bare(const mjModel* model, mjData* data, const double* states, int count, int size, int substeps) {
-  for (int i = 0; i < count; ++i) {
-    mj_setState(model, data, states + static_cast<long long>(i) * size, mjSTATE_INTEGRATION);
-    for (int s = 0; s < substeps; ++s) mj_step(model, data);
+// For the benchmark: one control step under `action` whose controls (substeps, nu) are taken down.
+void d2_tape(const d2::Batch* batch, int env, const double* action, double* controls) {
+  d2::control_step(*batch, env, action, controls);
+}
+
+// For the benchmark: the same physics without a controller. `steps` physics steps under the controls (steps, nu).
+void d2_bare(const mjModel* model, mjData* data, const double* controls, int steps) {
+  for (int i = 0; i < steps; ++i) {
+    mju_copy(data->ctrl, controls + static_cast<long long>(i) * model->nu, model->nu);
+    mj_step(model, data);
   }
 }
 

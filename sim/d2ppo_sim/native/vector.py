@@ -98,7 +98,8 @@ class NativeVectorEnv:
         rows, chunks = self._rows(envs), np.ascontiguousarray(chunks, dtype=np.float64)
         if chunks.ndim != 3 or chunks.shape[0] != len(rows) or chunks.shape[2] != self.action.size:
             raise ValueError(f"chunks {chunks.shape} do not fit ({len(rows)}, Ta, {self.action.size})")
-        require_finite(chunks, envs)
+        if not np.isfinite(chunks).all():
+            require_finite(chunks, envs)
         if self.over[rows].any():
             raise RuntimeError("the episode is over; call reset before the next step")
         result = np.zeros(len(rows), dtype=OUTCOME)
@@ -106,26 +107,27 @@ class NativeVectorEnv:
             self._batch, len(rows), rows.ctypes.data, chunks.ctypes.data, chunks.shape[1], self.threads,
             result.ctypes.data,
         )
-        for env in rows[result["diverged"]]:
-            self.diverged += 1
-            _log.warning("environment %d: the state is no longer finite; its episode is truncated", env)
+        if result["diverged"].any():
+            for env in rows[result["diverged"]]:
+                self.diverged += 1
+                _log.warning("environment %d: the state is no longer finite; its episode is truncated", env)
         names = ("reward", "terminated", "truncated", "success", "control_steps")
-        return Step(self._observation(rows), **{name: result[name].copy() for name in names})
+        return Step(self._observation(rows), **{name: result[name] for name in names})
 
     def _rows(self, envs: Sequence[int]) -> np.ndarray:
         """(n,) int32 indices, each in range and none twice: two threads must not step one environment."""
-        rows = np.ascontiguousarray(np.asarray(envs, dtype=np.int32))
-        if ((rows < 0) | (rows >= self.num_envs)).any():
-            raise IndexError(f"there is no environment {list(envs)}; there are {self.num_envs}")
-        if len(np.unique(rows)) != len(rows):
-            raise ValueError(f"an environment is named twice: {list(envs)}")
-        return rows
+        rows = [int(env) for env in envs]
+        if rows and not 0 <= min(rows) <= max(rows) < self.num_envs:
+            raise IndexError(f"there is no environment {rows}; there are {self.num_envs}")
+        if len(set(rows)) != len(rows):
+            raise ValueError(f"an environment is named twice: {rows}")
+        return np.array(rows, dtype=np.int32)
 
     def _observation(self, rows: np.ndarray) -> RawObservation:
         """By key (n, To, size), copied: the core goes on writing its own."""
         seen, start, found = self.history[rows], 0, {}
         for key in self.observation.lowdim:
-            found[key.name] = np.ascontiguousarray(seen[:, :, start : start + key.size])
+            found[key.name] = seen[:, :, start : start + key.size]
             start += key.size
         return found
 
