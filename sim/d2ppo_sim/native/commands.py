@@ -17,7 +17,7 @@ usage: d2ppo bundle task=NAME [out=FILE] [run_dir=FOLDER] [overwrite=true]
   overwrite  replace a file that is there
 
 On a machine with mujoco and this package, but without robosuite, set D2PPO_BUNDLES=FOLDER and use
-task.simulator=native. The file must keep its name, NAME.safetensors.
+simulator=native. The file must keep its name, NAME.safetensors.
 
 example:
   d2ppo bundle task=square out=bundles/square.safetensors"""

@@ -24,7 +24,7 @@ SOURCES = ("core.hpp", "control.hpp", "reading.hpp", "core.cpp")
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread")
 NO_COMPILER = (
     "simulator=native needs a C++ compiler, and there is no `{name}` here; install one with "
-    "`apt-get install g++`, or use task.simulator=robosuite, which is about ten times slower"
+    "`apt-get install g++`, or use simulator=robosuite, which is several times slower"
 )
 
 
@@ -74,7 +74,7 @@ def compile_core(path: Path) -> None:
         if done.returncode:
             raise UserError(
                 f"{compiler} could not compile the simulator core: {done.stderr.strip()[-800:]}; "
-                "install a g++ that knows C++17, or use task.simulator=robosuite"
+                "install a g++ that knows C++17, or use simulator=robosuite"
             )
 
 

@@ -19,6 +19,7 @@ from .compiler import cache_folder
 from .task_model import TaskModel, load_task_model
 
 BUNDLES = "D2PPO_BUNDLES"  # environment variable: a folder of files that `d2ppo bundle` wrote
+KEPT_MODELS = 2  # of each environment in the cache
 _MAKERS = ("from_robosuite.py", "task_model.py", "../robosuite_env.py")  # what a cached model was made by
 
 
@@ -47,9 +48,17 @@ def find_task_model(environment: str) -> TaskModel:
     task = build(environment)
     try:
         task.save(cached)
+        _forget_old(environment)
     except UserError as error:
         print(f"the model is not kept for the next time ({error})", file=sys.stderr)
     return task
+
+
+def _forget_old(environment: str) -> None:
+    """Models of earlier versions of this package pile up, 30 MB and more each."""
+    kept = sorted(cache_folder().glob(f"{environment}-*.safetensors"), key=lambda path: path.stat().st_mtime)
+    for path in kept[:-KEPT_MODELS]:
+        path.unlink(missing_ok=True)
 
 
 def bundle_path(environment: str) -> Path | None:
