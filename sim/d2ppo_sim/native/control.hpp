@@ -129,7 +129,20 @@ inline void wrench(const Task& task, const Arm& arm, const mjData* d, const Cont
   }
 }
 
-// Torques towards the goal, gravity, and a pull towards the posture of the reset in the null space of the task.
+// Pull of every joint towards the posture of the reset.
+inline void posture_torques(const Task& task, const mjData* d, const Arm& arm, const Control& control,
+                            const double (&mass)[kJoints][kJoints], double out[kJoints]) {
+  const double kd = 2.0 * std::sqrt(task.posture_kp);
+  double pull[kJoints];
+  for (int i = 0; i < kJoints; ++i)
+    pull[i] = task.posture_kp * (control.posture[i] - d->qpos[arm.qpos[i]]) - kd * d->qvel[arm.dof[i]];
+  for (int i = 0; i < kJoints; ++i) {
+    out[i] = 0.0;
+    for (int j = 0; j < kJoints; ++j) out[i] += mass[i][j] * pull[j];
+  }
+}
+
+// Torques towards the goal, gravity, and the pull of the posture as far as the hand does not feel it.
 inline void arm_torques(const Task& task, const mjModel* m, mjData* d, const Arm& arm, Control& control) {
   double mass[kJoints][kJoints], factor[kJoints][kJoints], jac[6][kJoints], weighted[kJoints][6];
   mass_matrix(m, d, arm, mass);
@@ -148,19 +161,11 @@ inline void arm_torques(const Task& task, const mjModel* m, mjData* d, const Arm
       inertia[i][j] = 0.0;
       for (int k = 0; k < kJoints; ++k) inertia[i][j] += jac[i][k] * weighted[k][j];
     }
-  double push[6], pull[kJoints], posture[kJoints], leak[6][1];
+  double push[6], posture[kJoints], leak[6][1] = {};
   wrench(task, arm, d, control, jac, inertia, push);
-  const double kd = 2.0 * std::sqrt(task.posture_kp);
-  for (int i = 0; i < kJoints; ++i)
-    pull[i] = task.posture_kp * (control.posture[i] - d->qpos[arm.qpos[i]]) - kd * d->qvel[arm.dof[i]];
-  for (int i = 0; i < kJoints; ++i) {
-    posture[i] = 0.0;
-    for (int j = 0; j < kJoints; ++j) posture[i] += mass[i][j] * pull[j];
-  }
-  for (int j = 0; j < 6; ++j) {
-    leak[j][0] = 0.0;
+  posture_torques(task, d, arm, control, mass, posture);
+  for (int j = 0; j < 6; ++j)
     for (int i = 0; i < kJoints; ++i) leak[j][0] += weighted[i][j] * posture[i];
-  }
   solve(inertia, leak);  // what of the posture would be felt at the hand
   for (int i = 0; i < kJoints; ++i) {
     double torque = d->qfrc_bias[arm.dof[i]] + posture[i];
