@@ -32,7 +32,7 @@ from .toy import Reach
 from .vector import build_robosuite
 
 STEPS_AFTER_SUCCESS = (5, 10)  # control steps, so that the data show holding the result
-RECORDER_VERSION = 2  # raise it whenever an expert or the recording changes: parts of two versions are never mixed
+RECORDER_VERSION = 3  # raise it whenever an expert or the recording changes: parts of two versions are never mixed
 
 
 @dataclass(frozen=True)

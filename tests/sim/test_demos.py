@@ -21,11 +21,13 @@ from d2ppo_sim import demos
 from d2ppo_sim.experts import EXPERTS, ActionNoise
 from d2ppo_sim.experts.can import CanExpert
 from d2ppo_sim.experts.square import SquareExpert
+from d2ppo_sim.experts.transport import TransportExpert
 
 REACH = demos.Settings("toy", "Reach", 0, 0.3, 0.0, 40)
 LIFT = demos.Settings("robosuite", "Lift", 0, 0.1, 0.05, 300)
 CAN = demos.Settings("robosuite", "PickPlaceCan", 0, 0.1, 0.05, 300)
 SQUARE = demos.Settings("robosuite", "NutAssemblySquare", 0, 0.1, 0.05, 400)
+TRANSPORT = demos.Settings("robosuite", "TwoArmTransport", 0, 0.1, 0.05, 800)
 FRESH = range(50_000, 50_200)  # seeds that no expert was tuned on
 
 
@@ -117,6 +119,16 @@ def test_can_and_square_experts_succeed(tmp_path, settings):
 
 
 @pytest.mark.sim
+def test_transport_expert_drives_both_arms(tmp_path):
+    record(replace(TRANSPORT, first_seed=1), 1, tmp_path / "transport.hdf5")
+    with h5py.File(tmp_path / "transport.hdf5") as file:
+        demo = file["data/demo_0"]
+        assert demo["actions"].shape[1] == 14
+        assert demo["rewards"][-1] == 1.0
+        assert (np.ptp(demo["actions"][:, [6, 13]], axis=0) == 2).all()  # both grippers open and close
+
+
+@pytest.mark.sim
 def test_scenes_are_as_the_experts_were_told():
     can, square = demos.build_simulation(CAN).env, demos.build_simulation(SQUARE).env
     low, high = np.array(CanExpert.QUARTER)
@@ -125,10 +137,13 @@ def test_scenes_are_as_the_experts_were_told():
     assert can.bin2_pos[2] + 0.02 == pytest.approx(CanExpert.BIN_FLOOR)  # its floor is 4 cm thick
     peg = square.sim.data.body_xpos[square.peg1_body_id] + [0, 0, square.sim.model.geom_size[_geom(square, "peg1")][2]]
     np.testing.assert_allclose(SquareExpert.PEG, peg)
-    for settings in (LIFT, CAN, SQUARE):
-        env = demos.build_simulation(settings).env
-        base = env.sim.data.get_body_xpos(env.robots[0].robot_model.root_body)
-        np.testing.assert_allclose(EXPERTS[settings.simulator, settings.environment].BASE, base[:2], atol=1e-6)
+    for settings in (LIFT, CAN, SQUARE, TRANSPORT):
+        env, expert = demos.build_simulation(settings).env, EXPERTS[settings.simulator, settings.environment]
+        bases = [env.sim.data.get_body_xpos(robot.robot_model.root_body)[:2] for robot in env.robots]
+        np.testing.assert_allclose(getattr(expert, "BASES", None) or (expert.BASE,), bases, atol=1e-6)
+    wall = env.sim.data.get_geom_xpos("transport_start_bin_wall0")[2] + env.sim.model.geom_size[
+        env.sim.model.geom_name2id("transport_start_bin_wall0")][2]
+    assert wall == pytest.approx(TransportExpert.WALL_TOP, abs=1e-3)
 
 
 def _geom(env, body):
@@ -167,7 +182,8 @@ def test_worse_lift_demonstrations_are_longer_and_retried(tmp_path):
     (replace(LIFT, position_noise=0.3, rotation_noise=0.15), 170),
     (CAN, 194),
     (SQUARE, 180),
-], ids=["lift", "noisy-lift", "can", "square"])
+    (TRANSPORT, 150),
+], ids=["lift", "noisy-lift", "can", "square", "transport"])
 def test_experts_succeed_on_200_fresh_seeds_in_every_mode(tmp_path, settings, least):
     recorder = demos.Recorder(settings, str(tmp_path))
     trials = [recorder.record(seed) for seed in FRESH]
@@ -238,6 +254,7 @@ def test_expert_that_never_succeeds_is_stopped(tmp_path):
 
 
 def test_task_without_expert_is_refused_before_a_run_folder_appears(tmp_path, capsys):
-    assert cli.main(["demos", "task=transport", f"run_dir={tmp_path}/run", f"demos.out={tmp_path}/transport.hdf5"]) == 2
-    assert "no scripted expert for TwoArmTransport" in capsys.readouterr().err
+    arguments = ["demos", "task=lift", "task.environment=Door", f"run_dir={tmp_path}/run"]
+    assert cli.main([*arguments, f"demos.out={tmp_path}/door.hdf5"]) == 2
+    assert "no scripted expert for Door" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -17,10 +17,11 @@ from .lift import LiftExpert
 from .manner import BETTER, QUALITIES, ActionNoise, Manner, manner_of
 from .reach import ReachExpert
 from .square import SquareExpert
+from .transport import TransportExpert
 
 __all__ = [
     "BETTER", "EXPERTS", "QUALITIES", "ActionNoise", "CanExpert", "Expert", "LiftExpert", "Manner", "ReachExpert",
-    "SquareExpert", "manner_of",
+    "SquareExpert", "TransportExpert", "manner_of",
 ]
 
 
@@ -42,6 +43,7 @@ EXPERTS: dict[tuple[str, str], ExpertFactory] = {
     ("robosuite", "Lift"): LiftExpert,
     ("robosuite", "PickPlaceCan"): CanExpert,
     ("robosuite", "NutAssemblySquare"): SquareExpert,
+    ("robosuite", "TwoArmTransport"): TransportExpert,
     ("toy", "Reach"): ReachExpert,
 }
 """By (simulator, environment)."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..episode import Observation
 from .manner import BETTER, Manner
-from .motion import CLOSED, OPEN, OneArmExpert, Script, yaw_of
+from .motion import CLOSED, OPEN, OneArmExpert, Script, raised, yaw_of
 
 TURNS = {"left": (0.5, 1.3), "straight": (-0.4, 0.4), "right": (-1.3, -0.5)}  # rad of the wrist, by name of the mode
 
@@ -40,13 +40,13 @@ class CanExpert(OneArmExpert):
         self._drop = np.array([rng.uniform(*self.DROP[0]), rng.uniform(*self.DROP[1])])  # m
 
     def _script(self) -> Script:
-        arm, up = self.arm, lambda: self.object + np.array([0.0, 0.0, self._hover])
+        arm, up = self.arm, lambda: raised(self.object, self._hover)
         while True:
             while self._delivered():
                 yield from arm.rest(1)
             yaw, swing = self._grasp_yaw(), arm.sideways(self.object, self._bow[0])
             yield from arm.move(up, yaw, OPEN, 0.025, turned=0.2, swing=swing)
-            yield from arm.descend(lambda: self.object + np.array([0.0, 0.0, self._depth]), yaw, self._hover)
+            yield from arm.descend(lambda: raised(self.object, self._depth), yaw, self._hover)
             yield from arm.close()
             if (yield from self._carry()):
                 yield from arm.open()

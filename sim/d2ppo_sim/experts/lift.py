@@ -6,7 +6,7 @@ import numpy as np
 
 from ..episode import Observation
 from .manner import BETTER, Manner
-from .motion import CENTRED, CLOSED, OPEN, OneArmExpert, Script, yaw_of
+from .motion import CENTRED, CLOSED, OPEN, OneArmExpert, Script, raised, yaw_of
 
 
 class LiftExpert(OneArmExpert):
@@ -30,10 +30,10 @@ class LiftExpert(OneArmExpert):
         self._drift = rng.uniform(-0.03, 0.03, 2)  # m, where to in x and y while lifting
 
     def _script(self) -> Script:
-        arm, grasp = self.arm, lambda: self.object + np.array([0.0, 0.0, self._depth])
+        arm, grasp = self.arm, lambda: raised(self.object, self._depth)
         while True:
             yaw, swing = self._grasp_yaw(), arm.sideways(self.object, self._bow)
-            yield from arm.move(lambda: self.object + np.array([0.0, 0.0, self._hover]), yaw, OPEN, 2.5 * CENTRED,
+            yield from arm.move(lambda: raised(self.object, self._hover), yaw, OPEN, 2.5 * CENTRED,
                                 turned=0.2, swing=swing)
             yield from arm.descend(grasp, yaw, self._hover)
             yield from arm.close()

@@ -21,7 +21,7 @@ POSITION_GAIN = 18.0  # action per metre of position error
 ROTATION_GAIN = 1.6  # action per radian of orientation error
 INTEGRAL_GAIN, INTEGRAL_LEAK, CONTROL_SECONDS = 10.0, 0.9, 0.05
 TURN_AHEAD = 1.0  # rad of yaw asked for at a time: so that the wrist turns the way round that was planned
-WRIST_TURN = (-1.8, 2.9)  # rad of yaw from the start pose, less the arm's bearing, to the limits of the last joint
+WRIST_TURN = (-1.8, 3.3)  # rad of yaw from the start pose, less the arm's bearing, to the limits of the last joint
 OPEN, CLOSED = -1.0, 1.0  # the gripper's number of an action
 SETTLED = 2e-4  # m, change of the fingers' width in a control step, below which they rest
 CLOSING_STEPS = (4, 16)  # control steps: at least, so that the fingers have started; at most
@@ -29,6 +29,7 @@ OPENED = 0.07  # m between the fingers from which they have let go (0.08: wide o
 OPENING_STEPS = 14  # control steps after which they are open, whatever they measure
 ARC_STEPS = 20  # control steps after which a movement's swing is over
 CENTRED = 0.010  # m, sideways error under which the hand may descend: half of what the open fingers leave of a cube
+FUNNEL = 6.0  # m of height for each metre off centre beyond what is allowed
 PATIENCE = 120  # control steps after which a movement gives up getting nearer
 MISS_HEIGHT = 0.05  # m above the grasp at which a grasp meant to miss closes
 
@@ -62,6 +63,11 @@ def pointing_down(yaw: float) -> Rotation:
     y = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     z = np.array([0.0, 0.0, -1.0])
     return Rotation.from_matrix(np.stack([np.cross(y, z), y, z], axis=1))
+
+
+def raised(point: np.ndarray, by: float) -> np.ndarray:
+    """(3,) m: `by` metres above a point."""
+    return np.array([point[0], point[1], point[2] + by])
 
 
 def always() -> bool:
@@ -163,15 +169,14 @@ class Arm:
         self, target: Point, yaw: float | Callable[[], float], hover: float, *, centred: float = CENTRED,
         reached: float = 0.006, patience: int = PATIENCE,
     ) -> Iterator[Goal]:
-        """Come down onto a target with open fingers, no lower while off centre: else a finger lands on the object."""
+        """Come down onto a target with open fingers, in a funnel: off centre, a finger would land on the object."""
         missed = MISS_HEIGHT if self.rng.random() < self.manner.miss else 0.0
         for _ in range(patience):
-            goal = target() + np.array([0.0, 0.0, missed])
+            goal = raised(target(), missed)
             off = np.linalg.norm(self.hand[:2] - goal[:2])
             if off < centred and abs(self.hand[2] - goal[2]) < reached:
                 return
-            if off >= centred:
-                goal[2] = np.clip(self.hand[2], goal[2], goal[2] + hover)
+            goal[2] += np.clip(FUNNEL * (off - centred), 0.0, hover)
             yield Goal(goal, yaw() if callable(yaw) else yaw, OPEN)
 
     def close(self) -> Script:

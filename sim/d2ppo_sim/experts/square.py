@@ -8,7 +8,7 @@ import numpy as np
 
 from ..episode import Observation
 from .manner import BETTER, Manner
-from .motion import CLOSED, OPEN, Goal, OneArmExpert, Script, wrap, yaw_of
+from .motion import CLOSED, OPEN, Goal, OneArmExpert, Script, raised, wrap, yaw_of
 
 HANDLES = {"left": np.pi / 2, "right": -np.pi / 2, "near": np.pi}  # rad, direction of the handle at the peg
 
@@ -40,6 +40,7 @@ class SquareExpert(OneArmExpert):
     OVER = 0.006  # m, sideways error under which the nut is lowered: the hole leaves 7 mm
     CLEAR = 0.015  # m from the peg's top to the nut's middle while it is not over the peg yet: it is 1 cm thick below
     EFFORT = 2.0  # rad of turning that make a plan less likely by e: the wrist turns 1.3 rad/s at most
+    GRASP_TURN = 2.8  # rad, largest turn of the wrist at the grasp: so near the base it meets its limit earlier
     LOWERING_STEPS = 60  # control steps after which the nut is taken to be jammed
     ATTEMPTS = 3  # at the peg with one grasp
 
@@ -61,14 +62,14 @@ class SquareExpert(OneArmExpert):
         while True:
             while self._delivered():
                 yield from arm.rest(1)
-            yield from arm.move(lambda: self._handle() + np.array([0.0, 0.0, self._hover]), self._grasp_yaw, OPEN,
+            yield from arm.move(lambda: raised(self._handle(), self._hover), self._grasp_yaw, OPEN,
                                 0.03, swing=arm.sideways(self._handle(), self._bow))
-            yield from arm.descend(lambda: self._handle() + np.array([0.0, 0.0, self._depth]), self._grasp_yaw,
+            yield from arm.descend(lambda: raised(self._handle(), self._depth), self._grasp_yaw,
                                    self._hover, centred=0.007, patience=60)
             yield from arm.close()
             if (yield from self._carry()):
                 yield from arm.open()
-            top = arm.hand + np.array([0.0, 0.0, 0.06])
+            top = raised(arm.hand, 0.06)
             yield from arm.move(lambda top=top: top, arm.yaw, OPEN, 0.02)
             if not self._delivered():
                 self._plan = self._choose()
@@ -144,6 +145,8 @@ class SquareExpert(OneArmExpert):
         arm, nut = self.arm, self.object_rotation
         plans = []
         for grasp_turn in arm.turns_at(self._handle(), yaw_of(nut, 1), np.pi):
+            if grasp_turn > self.GRASP_TURN:
+                continue
             for handle, direction in HANDLES.items():
                 there = self._peg_hand(handle)
                 yaw = arm.yaw_at(self._handle(), grasp_turn) + direction - yaw_of(nut, 0)
