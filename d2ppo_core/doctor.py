@@ -48,7 +48,11 @@ def main(arguments: list[str]) -> int:
     parser = _Parser(prog="d2ppo doctor", description="What this machine can do, and how to mend what it cannot.")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--run-dir", metavar="DIR", help="also write them to DIR/doctor.json")
+    parser.add_argument("--picture", metavar="FILE.png", help="instead: write the picture that a policy gets")
+    parser.add_argument("--task", default="lift_image", help="whose cameras --picture shows (default lift_image)")
     options = parser.parse_args(arguments)
+    if options.picture:
+        return picture(options.task, Path(options.picture).absolute(), options.json)
     report = examine(Path(options.run_dir or "."))
     if options.json:
         print(json.dumps(report, indent=2))
@@ -91,6 +95,17 @@ def examine(folder: Path) -> dict[str, Any]:
         *after,
     ]
     return _report(rows)
+
+
+def picture(task: str, path: Path, as_json: bool) -> int:
+    """Write what the task's cameras see at a reset, through the same calls as in evaluation, and say which way up."""
+    probe = probes.Probe("import runpy; runpy.run_module('d2ppo_core.picture', run_name='__main__')", task, str(path))
+    lines, failure = probe.answer(timeout=180)
+    if failure or not lines:
+        raise UserError(f"no picture was made: {failure or 'no answer'}")
+    found = lines[-1]
+    print(json.dumps(found, indent=2) if as_json else "\n".join([*found["lines"], found["file"]]))
+    return 0
 
 
 def _report(rows: list[Row]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,10 @@ def describe_dataset(path: Path) -> dict[str, Any]:
             data = file["data"]
             demos = [data[name] for name in data]
             lengths = [len(d["actions"]) for d in demos]
-            keys = {key: _range([np.asarray(d["obs"][key]) for d in demos]) for key in demos[0]["obs"]} if demos else {}
+            keys = {key: _range(np.asarray(d["obs"][key]) for d in demos) for key in demos[0]["obs"]} if demos else {}
             modes = Counter(str(d.attrs["mode"]) for d in demos if "mode" in d.attrs)
             args = json.loads(data.attrs["env_args"])
-            actions = _range([np.asarray(d["actions"]) for d in demos]) if demos else {}
+            actions = _range(np.asarray(d["actions"]) for d in demos) if demos else {}
             extra = {k: _plain(v) for k, v in data.attrs.items() if k not in ("env_args", "total")}
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a readable robomimic HDF5 file ({error}); copy or record it again") from error
@@ -86,16 +87,20 @@ def describe_dataset(path: Path) -> dict[str, Any]:
     }
 
 
-def _range(values: list[np.ndarray]) -> dict[str, Any]:
-    joined = np.concatenate(values)
-    finite = joined[np.isfinite(joined)] if joined.dtype.kind == "f" else joined
-    return {
-        "shape": list(joined.shape[1:]),
-        "dtype": str(joined.dtype),
-        "min": float(finite.min(initial=0)),
-        "max": float(finite.max(initial=0)),
-        "not_finite": int(joined.size - finite.size),
-    }
+def _range(values: Iterable[np.ndarray]) -> dict[str, Any]:
+    """Shape of one time step, type and range over all episodes, one episode in memory at a time."""
+    found: dict[str, Any] = {}
+    for value in values:
+        finite = value[np.isfinite(value)] if value.dtype.kind == "f" else value
+        low, high = float(finite.min(initial=0)), float(finite.max(initial=0))
+        found = {
+            "shape": list(value.shape[1:]),
+            "dtype": str(value.dtype),
+            "min": min(low, found.get("min", low)),
+            "max": max(high, found.get("max", high)),
+            "not_finite": int(value.size - finite.size) + found.get("not_finite", 0),
+        }
+    return found
 
 
 def _plain(value: Any) -> Any:

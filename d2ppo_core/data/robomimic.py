@@ -1,10 +1,12 @@
 """Reading and writing robomimic's HDF5 layout with plain h5py.
 
-data                    attrs: total, env_args (JSON: env_name, env_version, type, env_kwargs)
+data                    attrs: total, env_args (JSON: env_name, env_version, type, env_kwargs), and our own
+                        rendering (JSON: contract.Camera of each camera); without it robosuite's settings are assumed
 data/demo_i             attrs: num_samples, model_file (MuJoCo XML)
   actions (T, Da) f8    states (T, 1+nq+nv) f8 [time, qpos, qvel] before each action
   rewards (T,)          dones (T,)
   obs/<key> (T, ...)    next_obs/<key> (T, ...)
+  obs/<camera>_image (T, H, W, 3) uint8, upright RGB, compressed
 mask/<name>             names of demonstrations, e.g. train and valid
 """
 
@@ -19,9 +21,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..contract import ActionSpec, ObservationSpec, SimulatorSpec
+from ..contract import ActionSpec, Camera, ObservationSpec, SimulatorSpec
 from ..errors import UserError
 from ..files import atomic_path, sha256
+
+RENDERING = "rendering"
+"""Attribute of `data` that says how the images were made: JSON, a list of `contract.Camera`."""
+STOCK_LOOK = {"colour": "rgb", "origin": "top_left", "reflections": True, "multisampling": 4}
+"""How robomimic's images are, which say nothing: rendered at robosuite's own settings and flipped upright."""
 
 
 @dataclass
@@ -47,6 +54,7 @@ class Demonstrations:
     simulator: SimulatorSpec
     states: list[np.ndarray]  # for each episode (T, Do) float32, keys in the contract's order
     actions: list[np.ndarray]  # for each episode (T, Da) float32
+    images: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by camera, for each episode (T, H, W, 3) uint8
 
 
 def write_demonstrations(
@@ -72,7 +80,8 @@ def _write_episode(group: h5py.Group, episode: Episode) -> None:
             group.create_dataset(name, data=getattr(episode, name))
     for name in ("obs", "next_obs"):
         for key, value in (getattr(episode, name) or {}).items():
-            group.create_dataset(f"{name}/{key}", data=value)
+            packing = {"compression": "gzip"} if value.ndim == 4 else {}  # images, as robomimic packs them
+            group.create_dataset(f"{name}/{key}", data=value, **packing)
 
 
 def read_demonstrations(
@@ -93,15 +102,17 @@ def read_demonstrations(
         with h5py.File(path, "r") as file:
             data = file["data"]
             simulator = _simulator(data, path, environment, action)
+            _require_rendering(data, path, observation.cameras)
             names = sorted((n for n in data if n.startswith("demo")), key=lambda n: int(n.rsplit("_", 1)[1]))
             names = names[:max_episodes] if max_episodes else names
             if not names:
                 raise UserError(f"{path} holds no demonstrations; record some with `d2ppo demos`")
             states = [_states(data[name], observation, path) for name in names]
             actions = [_actions(data[name], action, path) for name in names]
+            images = {c.name: [_images(data[name], c, path) for name in names] for c in observation.cameras}
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a readable robomimic HDF5 file ({error}); copy or record it again") from error
-    return Demonstrations(str(path), digest, simulator, states, actions)
+    return Demonstrations(str(path), digest, simulator, states, actions, images)
 
 
 def _simulator(data: h5py.Group, path: Path, environment: str, action: ActionSpec) -> SimulatorSpec:
@@ -179,6 +190,38 @@ def _actions(demo: h5py.Group, action: ActionSpec, path: Path) -> np.ndarray:
     if np.abs(_finite(actions, where)).max(initial=0) > 1 + 1e-6:
         raise UserError(f"{where} leaves [-1, 1]: these are not {action.meaning} actions; convert them to deltas first")
     return actions.astype(np.float32)
+
+
+def _require_rendering(data: h5py.Group, path: Path, cameras: tuple[Camera, ...]) -> None:
+    """Refuse images that were made otherwise than the contract says; what a file leaves unsaid is robosuite's own."""
+    if not cameras:
+        return
+    stated = {about["name"]: about for about in json.loads(data.attrs.get(RENDERING, "[]"))}
+    wrong = []
+    for camera in cameras:
+        made = stated.get(camera.name, STOCK_LOOK)
+        wrong += [
+            f"{camera.name}.{name}: {value} | {made[name]}"
+            for name, value in camera.model_dump().items()
+            if name in made and made[name] != value
+        ]
+    if wrong:
+        said = "says" if stated else "does not say how its images were rendered, so robosuite's settings are assumed"
+        raise UserError(
+            f"the images in {path} are not what the task's contract states; the file {said} (task | file): "
+            f"{'; '.join(wrong)}; record them with `d2ppo demos`, or state the file's settings in the task's cameras"
+        )
+
+
+def _images(demo: h5py.Group, camera: Camera, path: Path) -> np.ndarray:
+    """(T, H, W, 3) uint8, as they lie in the file."""
+    where = f"{path}: {demo.name}/obs/{camera.key}"
+    if f"obs/{camera.key}" not in demo:
+        raise UserError(f"{where} is missing; the task has this camera: record or extract its images")
+    stored, expected = demo[f"obs/{camera.key}"], (len(demo["actions"]), camera.height, camera.width, 3)
+    if stored.dtype != np.uint8 or stored.shape != expected:
+        raise UserError(f"{where} is {stored.dtype} {stored.shape}, expected uint8 {expected}")
+    return np.asarray(stored)
 
 
 def _finite(values: np.ndarray, where: str) -> np.ndarray:

@@ -13,7 +13,7 @@ from d2ppo_core.conf.schema import Config
 from d2ppo_core.errors import UserError
 from d2ppo_core.hydra_command import hydra_command
 from d2ppo_core.runs import RunFolder
-from d2ppo_core.tasks import require_task
+from d2ppo_core.tasks import observation_spec, require_task
 
 
 def demos(config: Config) -> None:
@@ -31,6 +31,7 @@ def demos(config: Config) -> None:
         rotation_noise=options.rotation_noise,
         max_steps=options.max_episode_steps or task.max_episode_steps,
         quality=options.quality,
+        cameras=[camera.model_dump() for camera in observation_spec(task).cameras],
     )
     recording.expert_for(settings)
     recording.manner_of(settings.quality)

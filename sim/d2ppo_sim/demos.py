@@ -15,13 +15,14 @@ import shutil
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d2ppo_core.data.robomimic import Episode, write_demonstrations
+from d2ppo_core.contract import Camera
+from d2ppo_core.data.robomimic import RENDERING, Episode, write_demonstrations
 from d2ppo_core.errors import UserError, explain_os_errors
 from d2ppo_core.files import atomic_path, write_json
 
@@ -46,6 +47,7 @@ class Settings:
     rotation_noise: float
     max_steps: int
     quality: str = "better"
+    cameras: list[dict[str, Any]] = field(default_factory=list)  # what the task's contract says of each
     recorder: int = RECORDER_VERSION
 
 
@@ -61,9 +63,11 @@ class Trial:
 
 def build_simulation(settings: Settings) -> Simulation:
     """The one environment in which a worker records."""
-    if settings.simulator == "toy":
-        return Reach()
-    return (build_native if settings.simulator == "native" else build_robosuite)(settings.environment)
+    if settings.simulator == "robosuite":
+        return build_robosuite(settings.environment, [Camera(**camera) for camera in settings.cameras])
+    if settings.cameras:
+        raise UserError(f"the simulator '{settings.simulator}' renders no camera images; use simulator=robosuite")
+    return Reach() if settings.simulator == "toy" else build_native(settings.environment)
 
 
 def build_native(environment: str) -> Simulation:
@@ -118,7 +122,7 @@ class Recorder:
     ) -> tuple[dict[str, np.ndarray], bool]:
         """Until `linger` steps after the first success. Success means that it still holds at the end."""
         rows: dict[str, list[Any]] = {name: [] for name in ("actions", "rewards", "states", "successes")}
-        observations, last, outcome = [seen], self._settings.max_steps, None
+        observations, last, outcome = [self._with_images(seen)], self._settings.max_steps, None
         while len(rows["actions"]) < last:
             action = noise.perturb(expert.act(seen))
             rows["states"].append(self._simulation.state())
@@ -126,7 +130,7 @@ class Recorder:
             if outcome.diverged:
                 break
             seen = outcome.observation
-            observations.append(seen)
+            observations.append(self._with_images(seen))
             rows["actions"].append(action)
             rows["rewards"].append(outcome.reward)
             if outcome.success and not any(rows["successes"]):
@@ -134,8 +138,12 @@ class Recorder:
             rows["successes"].append(outcome.success)
         arrays = {name: np.array(values, dtype=np.float64) for name, values in rows.items()}
         for name in observations[0]:
-            arrays[f"obs/{name}"] = np.stack([o[name] for o in observations])  # (T + 1, size)
+            arrays[f"obs/{name}"] = np.stack([o[name] for o in observations])  # (T + 1, size); images (T + 1, H, W, 3)
         return arrays, outcome is not None and outcome.success and not outcome.diverged
+
+    def _with_images(self, seen: Observation) -> Observation:
+        """The observation, and what each camera sees now: (H, W, 3) uint8."""
+        return {**seen, **self._simulation.images(self._simulation.view())} if self._settings.cameras else seen
 
     def about(self) -> dict[str, Any]:
         """What the file says of the environment: robomimic's env_args, and the model."""
@@ -170,6 +178,8 @@ def record(
     used = _prefix(trials, settings.first_seed, episodes)
     kept = [trial for trial in used if trial.success]
     attrs = {"settings": json.dumps(asdict(settings)), "acceptance": json.dumps(acceptance(used))}
+    if settings.cameras:
+        attrs[RENDERING] = json.dumps(settings.cameras)
     write_demonstrations(out, (load_episode(parts, t, about["model_file"]) for t in kept), about["env_args"], attrs)
     shutil.rmtree(parts)
     return used
@@ -262,7 +272,7 @@ def _open_part(path: Path) -> Any:
 
 
 def load_episode(parts: Path, trial: Trial, model_file: str) -> Episode:
-    """A part as robomimic's layout wants it."""
+    """A part as robomimic's layout wants it. Images are not stored a second time, one step later, under next_obs."""
     with _open_part(parts / f"{trial.seed:010d}.npz") as part:
         seen = {name[4:]: part[name] for name in part.files if name.startswith("obs/")}
         done = part["successes"].astype(np.int64)
@@ -274,7 +284,7 @@ def load_episode(parts: Path, trial: Trial, model_file: str) -> Episode:
         rewards=rewards,
         dones=done,
         states=states,
-        next_obs={name: value[1:] for name, value in seen.items()},
+        next_obs={name: value[1:] for name, value in seen.items() if value.dtype != np.uint8},
         model_file=model_file,
         attrs={"seed": trial.seed, "mode": trial.mode, "model_digest": hashlib.sha256(model_file.encode()).hexdigest()},
     )

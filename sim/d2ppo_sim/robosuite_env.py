@@ -268,7 +268,19 @@ class RobosuiteEnv:
             "env_name": self.environment,
             "env_version": robosuite.__version__,
             "type": 1,  # robomimic's EnvType.ROBOSUITE_TYPE
-            "env_kwargs": env_kwargs(self.environment),
+            "env_kwargs": env_kwargs(self.environment) | self._camera_kwargs(),
+        }
+
+    def _camera_kwargs(self) -> dict[str, Any]:
+        """What robosuite is called with for the same images (at its own render settings)."""
+        if not self._cameras:
+            return {}
+        return {
+            "has_offscreen_renderer": True,
+            "use_camera_obs": True,
+            "camera_names": [camera.name for camera in self._cameras],
+            "camera_heights": [camera.height for camera in self._cameras],
+            "camera_widths": [camera.width for camera in self._cameras],
         }
 
     def render(self, height: int, width: int, camera: str = "") -> np.ndarray:

@@ -171,8 +171,8 @@ def test_close_ends_the_workers():
 
 
 def test_errors_travel_from_the_worker(tmp_path):
-    without_expert = demos.Settings("robosuite", "NutAssemblySquare", 0, 0.1, 0.05, 300)
-    with pytest.raises(UserError, match="no scripted expert for NutAssemblySquare"):
+    without_expert = demos.Settings("robosuite", "Door", 0, 0.1, 0.05, 300)
+    with pytest.raises(UserError, match="no scripted expert for Door"):
         ProcessPool(demos.Recorder, [(without_expert, str(tmp_path))])
     pool = ProcessPool(Reach, [()])
     pool.send(0, "missing")
