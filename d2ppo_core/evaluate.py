@@ -16,6 +16,7 @@ from .files import sha256, write_json
 from .inference import Actor, load_policy
 from .optim import setup_torch
 from .progress import ProgressBar
+from .randomise import randomisation
 from .runs import RunFolder
 from .statistics import Interval, paired_difference, wilson
 from .tasks import task_of_checkpoint
@@ -106,8 +107,9 @@ def evaluation_seeds(config: EvaluationConfig) -> list[int]:
     return list(range(config.first_seed, config.first_seed + config.episodes))
 
 
-def evaluation_env(config: EvaluationConfig, task: TaskConfig, spec: PolicySpec, envs: int) -> VectorEnv:
+def evaluation_env(whole: Config, task: TaskConfig, spec: PolicySpec, envs: int) -> VectorEnv:
     """The task's environments, compared with the policy's contract before anything moves."""
+    config = whole.evaluation
     request = EnvRequest(
         task=task.environment,
         num_envs=envs,
@@ -116,6 +118,7 @@ def evaluation_env(config: EvaluationConfig, task: TaskConfig, spec: PolicySpec,
         max_episode_steps=config.max_episode_steps or task.max_episode_steps,
         terminate_at_success=config.success is Success.any_step,
         cameras=spec.observation.cameras,
+        randomise=randomisation(whole.randomise, config.randomise),
     )
     env = make_env(task.simulator, request)
     try:
@@ -140,7 +143,7 @@ def main(config: Config) -> None:
         task = task_of_checkpoint(config, policies[name].spec, path)
     results: dict[str, Episodes] = {}
     with RunFolder(config, "evaluate") as run:
-        env = evaluation_env(options, task, policies["policy"].spec, min(options.envs, len(seeds)))
+        env = evaluation_env(config, task, policies["policy"].spec, min(options.envs, len(seeds)))
         try:
             for name, policy in policies.items():
                 require_match(policy.spec, env.observation, env.action, "simulator")
@@ -181,6 +184,7 @@ def _report(run: RunFolder, config: Config, paths: dict[str, str], results: dict
                 "success": config.evaluation.success.value,
                 "stochastic": config.evaluation.stochastic,
                 "seed": config.seed,
+                "randomise": randomisation(config.randomise, config.evaluation.randomise),
                 "max_episode_steps": config.evaluation.max_episode_steps or config.task.max_episode_steps,
             },
         }

@@ -98,7 +98,7 @@ def help_text(name: str, summary: str, example: str) -> str:
         lines += _describe(field_name, getattr(config, field_name), _help_of(schema.Config, field_name))
     groups = [
         f"  {group}={'|'.join(_choices(group))}"
-        for group in ("task", "policy", "dispersive", "algorithm", "experiment")
+        for group in ("task", "policy", "dispersive", "algorithm", "randomise", "experiment")
     ]
     return (
         f"d2ppo {name}: {summary}\n\nexample:\n  {example}\n\ngroups to choose from (files in conf/):\n"

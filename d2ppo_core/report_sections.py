@@ -100,7 +100,9 @@ def protocol(run: Run) -> str:
         return "not recorded: the evaluation has not finished"
     rule = RULES.get(str(said.get("success")), f"success rule {said.get('success')}")
     noise = "with exploration noise" if said.get("stochastic") else "without exploration noise"
-    return f"at most {said.get('max_episode_steps')} control steps; {rule}; {noise}; action seed {said.get('seed')}"
+    world = "; under domain randomisation" if said.get("randomise") else ""
+    steps = said.get("max_episode_steps")
+    return f"at most {steps} control steps; {rule}; {noise}{world}; action seed {said.get('seed')}"
 
 
 def differences(runs: Sequence[Run]) -> list[str]:

@@ -124,6 +124,7 @@ class RolloutConfig:
     workers: int = option(0, "processes that step them; 0: one for each core")
     max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
     terminate_at_success: bool = option(False, "end an episode at its first success (else the reward keeps flowing)")
+    randomise: bool = option(True, "apply the terms of domain randomisation, where there are any")
     reset_each_iteration: bool = option(True, "start new episodes at each iteration (else only after a resume file)")
 
 
@@ -185,6 +186,7 @@ class EvaluationConfig:
     weights: str = option("", "ema | raw: overrides which weights act; empty: what the checkpoint says")
     steps: int = option(0, "overrides the number of denoising steps (DDIM); 0: what the checkpoint says")
     stochastic: bool = option(False, "act with the exploration noise of training")
+    randomise: bool = option(True, "apply the terms of domain randomisation, where there are any")
     video: int = option(0, "film the first n seeds (needs EGL or OSMesa)")
 
 
@@ -199,9 +201,64 @@ class DemosConfig:
     quality: str = option(
         "better",
         "better | okay | worse: as the groups of robomimic's multi-human data; okay and worse are slower, pause, take "
-        "detours, close the fingers above the object now and then, and multiply both noises by 1.5 and 2",
+        "detours, close the fingers above the object now and then, and multiply both noises by 1.3 and 1.6",
     )
     max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
+
+
+@dataclass
+class CameraPoseConfig:
+    position: float = option(0.0, "m: each camera shifted by up to this along each axis of its mount")
+    rotation: float = option(0.0, "degrees: each camera turned by up to this")
+
+
+@dataclass
+class LightConfig:
+    position: float = option(0.0, "m: each lamp shifted by up to this along each axis")
+    diffuse: float = option(0.0, "share: brightness of each lamp times 1 +- this")
+
+
+@dataclass
+class ColourConfig:
+    rgb: float = option(0.0, "red, green and blue of each body shifted by up to this, of 1")
+    geoms: list[str] = field(default_factory=list, metadata={"help": "only these; []: all that is seen but the robots"})
+
+
+@dataclass
+class FactorConfig:
+    factor: float = option(1.0, "times a number between 1/factor and factor")
+
+
+@dataclass
+class ObservationNoiseConfig:
+    eef_pos: float = option(0.0, "m: standard deviation of the hand's position")
+    eef_quat: float = option(0.0, "standard deviation of each component of the hand's quaternion")
+    gripper_qpos: float = option(0.0, "m: standard deviation of the fingers' positions")
+    object: float = option(0.0, "standard deviation of each number of the object state")
+    file: str = option("", "JSON file {key: [standard deviation, ...]} as measured, instead of the above for its keys")
+
+
+@dataclass
+class ActionNoiseConfig:
+    std: float = option(0.0, "standard deviation of the noise on executed actions, whose range is -1 to 1")
+
+
+@dataclass
+class LatencyConfig:
+    least: int = option(0, "control steps by which observations are late, at least")
+    most: int = option(0, "control steps by which observations are late, at most; drawn for each episode")
+
+
+@dataclass
+class RandomiseConfig:
+    camera: CameraPoseConfig = field(default_factory=CameraPoseConfig)
+    light: LightConfig = field(default_factory=LightConfig)
+    colour: ColourConfig = field(default_factory=ColourConfig)
+    mass: FactorConfig = field(default_factory=FactorConfig)
+    friction: FactorConfig = field(default_factory=FactorConfig)
+    observation_noise: ObservationNoiseConfig = field(default_factory=ObservationNoiseConfig)
+    action_noise: ActionNoiseConfig = field(default_factory=ActionNoiseConfig)
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
 
 
 @dataclass
@@ -214,6 +271,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     demos: DemosConfig = field(default_factory=DemosConfig)
+    randomise: RandomiseConfig = field(default_factory=RandomiseConfig)
     simulator: str = option("", "native (compiled) | robosuite (the reference) | toy; empty: the task's own")
     data: str = option("", "robomimic HDF5 file with the demonstrations")
     checkpoint: str = option("", "policy.safetensors to fine-tune or evaluate")
@@ -231,9 +289,11 @@ class Config:
 
 
 PARTS: dict[str, tuple[str, ...]] = {
-    "demos": ("task", "simulator", "demos"),
+    "demos": ("task", "simulator", "demos", "randomise"),
     "pretrain": ("task", "data", "policy", "dispersive", "train", "ema"),
-    "finetune": ("task", "simulator", "checkpoint", "algorithm", "rollout", "evaluation", "minibatch", "truncation"),
-    "evaluate": ("simulator", "checkpoint", "baseline", "evaluation"),
+    "finetune": (
+        "task", "simulator", "checkpoint", "algorithm", "rollout", "evaluation", "randomise", "minibatch", "truncation",
+    ),
+    "evaluate": ("simulator", "checkpoint", "baseline", "evaluation", "randomise"),
 }
 """Which parts of `Config` each command reads, besides seed, device, threads, run_dir, resume, overwrite, wandb."""

@@ -218,7 +218,8 @@ class Finetuner:
     def _evaluate(self) -> Any:
         options, seeds = self.config.evaluation, evaluation_seeds(self.config.evaluation)
         if self.evaluation_env is None:
-            self.evaluation_env = evaluation_env(options, self.task, self.policy.spec, min(options.envs, len(seeds)))
+            envs = min(options.envs, len(seeds))
+            self.evaluation_env = evaluation_env(self.config, self.task, self.policy.spec, envs)
         return evaluate(Actor(self.policy, self.config.seed), self.evaluation_env, seeds, options.success).rate
 
     def save(self, run: RunFolder, name: str, metrics: dict[str, Any]) -> Any:

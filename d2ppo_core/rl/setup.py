@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..keyed import key
 from ..networks.critics import StateCritic
 from ..policies.diffusion import DiffusionPolicy
+from ..randomise import randomisation
 from ..tasks import validated
 
 
@@ -104,4 +105,5 @@ def rollout_request(config: Config, task: TaskConfig, policy: DiffusionPolicy) -
         max_episode_steps=rollout.max_episode_steps or task.max_episode_steps,
         terminate_at_success=rollout.terminate_at_success,
         cameras=policy.spec.observation.cameras,
+        randomise=randomisation(config.randomise, rollout.randomise),
     )

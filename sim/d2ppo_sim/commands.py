@@ -12,6 +12,7 @@ from rich.table import Table
 from d2ppo_core.conf.schema import Config
 from d2ppo_core.errors import UserError
 from d2ppo_core.hydra_command import hydra_command
+from d2ppo_core.randomise import randomisation
 from d2ppo_core.runs import RunFolder
 from d2ppo_core.tasks import observation_spec, require_task
 
@@ -32,8 +33,10 @@ def demos(config: Config) -> None:
         max_steps=options.max_episode_steps or task.max_episode_steps,
         quality=options.quality,
         cameras=[camera.model_dump() for camera in observation_spec(task).cameras],
+        randomise=randomisation(config.randomise),
     )
     recording.expert_for(settings)
+    recording.require_offered(settings)
     recording.manner_of(settings.quality)
     out = Path(options.out or f"demos/{task.name}.hdf5").absolute()
     # Before the run folder: a command that is refused leaves nothing behind.

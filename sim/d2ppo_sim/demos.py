@@ -29,11 +29,12 @@ from d2ppo_core.files import atomic_path, write_json
 from .episode import Observation, Simulation
 from .experts import EXPERTS, ActionNoise, Expert, ExpertFactory, manner_of
 from .pool import cpu_count, make_pool
+from .randomise import parse
 from .toy import Reach
 from .vector import build_robosuite
 
 STEPS_AFTER_SUCCESS = (5, 10)  # control steps, so that the data show holding the result
-RECORDER_VERSION = 3  # raise it whenever an expert or the recording changes: parts of two versions are never mixed
+RECORDER_VERSION = 4  # raise it whenever an expert or the recording changes: parts of two versions are never mixed
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Settings:
     max_steps: int
     quality: str = "better"
     cameras: list[dict[str, Any]] = field(default_factory=list)  # what the task's contract says of each
+    randomise: dict[str, Any] = field(default_factory=dict)  # terms of domain randomisation; {}: none
     recorder: int = RECORDER_VERSION
 
 
@@ -63,11 +65,18 @@ class Trial:
 
 def build_simulation(settings: Settings) -> Simulation:
     """The one environment in which a worker records."""
+    require_offered(settings)
     if settings.simulator == "robosuite":
-        return build_robosuite(settings.environment, [Camera(**camera) for camera in settings.cameras])
-    if settings.cameras:
-        raise UserError(f"the simulator '{settings.simulator}' renders no camera images; use simulator=robosuite")
+        return build_robosuite(settings.environment, [Camera(**c) for c in settings.cameras], settings.randomise)
     return Reach() if settings.simulator == "toy" else build_native(settings.environment)
+
+
+def require_offered(settings: Settings) -> None:
+    """Refuse wrong terms, and what only robosuite itself does so far."""
+    parse(settings.randomise)
+    asked = "camera images" if settings.cameras else "domain randomisation" if settings.randomise else ""
+    if asked and settings.simulator != "robosuite":
+        raise UserError(f"the simulator '{settings.simulator}' has no {asked}; use simulator=robosuite")
 
 
 def build_native(environment: str) -> Simulation:
@@ -103,7 +112,7 @@ class Recorder:
         """Play the episode of `seed`. Its expert, noise and mode are drawn from the seed, too."""
         first = self._simulation.reset(seed)
         rng = np.random.default_rng((0xDE05, seed))
-        expert = self._expert(rng, first, self._manner)
+        expert = self._expert(rng, getattr(self._simulation, "truth", first), self._manner)
         linger = int(rng.integers(*STEPS_AFTER_SUCCESS, endpoint=True))
         arrays, success = self._play(first, expert, ActionNoise(rng, self._deviations()), linger)
         trial = Trial(seed, expert.mode, success, len(arrays["actions"]))
@@ -124,7 +133,7 @@ class Recorder:
         rows: dict[str, list[Any]] = {name: [] for name in ("actions", "rewards", "states", "successes")}
         observations, last, outcome = [self._with_images(seen)], self._settings.max_steps, None
         while len(rows["actions"]) < last:
-            action = noise.perturb(expert.act(seen))
+            action = noise.perturb(expert.act(getattr(self._simulation, "truth", seen)))  # not noise and delay
             rows["states"].append(self._simulation.state())
             outcome = self._simulation.step(action)
             if outcome.diverged:
@@ -178,8 +187,7 @@ def record(
     used = _prefix(trials, settings.first_seed, episodes)
     kept = [trial for trial in used if trial.success]
     attrs = {"settings": json.dumps(asdict(settings)), "acceptance": json.dumps(acceptance(used))}
-    if settings.cameras:
-        attrs[RENDERING] = json.dumps(settings.cameras)
+    attrs |= {RENDERING: json.dumps(settings.cameras)} if settings.cameras else {}
     write_demonstrations(out, (load_episode(parts, t, about["model_file"]) for t in kept), about["env_args"], attrs)
     shutil.rmtree(parts)
     return used

@@ -54,24 +54,25 @@ MODEL_SEED = 0
 """Names the geometry (robosuite draws the cube's size when it builds the model): one for all environments."""
 
 
-def env_kwargs(environment: str) -> dict[str, Any]:
-    """What robosuite is called with; also what a dataset's `env_args` carries."""
+def env_kwargs(environment: str, cameras: Sequence[contract.Camera] = ()) -> dict[str, Any]:
+    """What robosuite is called with; also what a dataset's `env_args` carries, with the cameras of its images."""
     if environment not in ROBOTS:
         raise UserError(f"robosuite's '{environment}' is not supported; choose one of {', '.join(ROBOTS)}")
     return {
         **ROBOTS[environment],
         "controller_configs": CONTROLLER,
         "has_renderer": False,
-        "has_offscreen_renderer": False,
-        "use_camera_obs": False,
+        "has_offscreen_renderer": bool(cameras),
+        "use_camera_obs": bool(cameras),
         "use_object_obs": True,
         "camera_depths": False,
-        "camera_heights": 84,
-        "camera_widths": 84,
+        "camera_heights": [camera.height for camera in cameras] or 84,
+        "camera_widths": [camera.width for camera in cameras] or 84,
         "control_freq": 20,  # Hz
         "ignore_done": True,
         "reward_shaping": False,
         "render_gpu_device_id": 0,
+        **({"camera_names": [camera.name for camera in cameras]} if cameras else {}),
     }
 
 
@@ -128,7 +129,7 @@ class RobosuiteEnv:
 
     @property
     def model(self) -> Any:
-        """MuJoCo's model, shared by all environments of this process."""
+        """MuJoCo's own, shared by all environments of this process."""
         return self.env.sim.model._model
 
     @property
@@ -166,7 +167,7 @@ class RobosuiteEnv:
         env, sim = self.env, self.env.sim
         model, data = sim.model._model, sim.data._data
         grippers = action.reshape(len(self._arms), 7)[:, 6:]  # [Da] -> [arms, 1]
-        sim.forward = _nothing
+        sim.forward = lambda: None
         try:
             for substep in range(int(env.control_timestep / env.model_timestep)):
                 mujoco.mj_step1(model, data)
@@ -268,19 +269,7 @@ class RobosuiteEnv:
             "env_name": self.environment,
             "env_version": robosuite.__version__,
             "type": 1,  # robomimic's EnvType.ROBOSUITE_TYPE
-            "env_kwargs": env_kwargs(self.environment) | self._camera_kwargs(),
-        }
-
-    def _camera_kwargs(self) -> dict[str, Any]:
-        """What robosuite is called with for the same images (at its own render settings)."""
-        if not self._cameras:
-            return {}
-        return {
-            "has_offscreen_renderer": True,
-            "use_camera_obs": True,
-            "camera_names": [camera.name for camera in self._cameras],
-            "camera_heights": [camera.height for camera in self._cameras],
-            "camera_widths": [camera.width for camera in self._cameras],
+            "env_kwargs": env_kwargs(self.environment, self._cameras),
         }
 
     def render(self, height: int, width: int, camera: str = "") -> np.ndarray:
@@ -308,7 +297,3 @@ def _task_of(environment: str) -> Any:
     """The task group file whose environment this is, with the whole state: the one without cameras."""
     tasks = (task for task in map(load_task, task_names()) if task.environment == environment)
     return next(task for task in tasks if not task.observation.get("cameras"))
-
-
-def _nothing() -> None:
-    """Stands in for `sim.forward` inside the stepping loop."""

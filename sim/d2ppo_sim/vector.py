@@ -25,14 +25,23 @@ BuildSimulation = Callable[[str], Simulation]
 
 def make_robosuite(request: EnvRequest) -> PooledVectorEnv:
     """What the entry point `d2ppo.simulators: robosuite` names."""
-    return PooledVectorEnv(partial(build_robosuite, cameras=request.cameras), request)
+    build = partial(build_robosuite, cameras=request.cameras, randomise=request.randomise)
+    return PooledVectorEnv(build, request)
 
 
-def build_robosuite(environment: str, cameras: Sequence[Camera] = ()) -> Simulation:
+def build_robosuite(
+    environment: str, cameras: Sequence[Camera] = (), randomise: dict[str, Any] | None = None
+) -> Simulation:
     """Build one robosuite environment (in whichever process this is called)."""
     from .robosuite_env import RobosuiteEnv
 
-    return RobosuiteEnv(environment, cameras)
+    if not randomise:
+        return RobosuiteEnv(environment, cameras)
+    from .randomise import parse
+    from .randomised_env import RandomisedEnv
+
+    settings = parse(randomise)  # first: a wrong number is answered at once
+    return RandomisedEnv(RobosuiteEnv(environment, cameras), settings)
 
 
 class Host:
@@ -82,6 +91,7 @@ class PooledVectorEnv:
         workers = min(cpu_count(request.workers), request.num_envs)
         self.num_envs = request.num_envs
         self.max_episode_steps = request.max_episode_steps
+        self.randomise = request.randomise
         self.diverged = 0  # episodes ended because the simulation's state was no longer finite
         self._pool = make_pool(Host, [(build, request)] * workers, in_process=workers == 1)
         self._pool.send(0, "specs")

@@ -9,7 +9,7 @@ from d2ppo_core.contract import Camera
 from d2ppo_core.envs import EnvRequest, make_env
 from d2ppo_core.errors import UserError
 from d2ppo_core.tasks import load_task, observation_spec
-from d2ppo_sim import graphics, painter, robosuite_env
+from d2ppo_sim import graphics, image_bench, painter, robosuite_env
 from d2ppo_sim.robosuite_env import RobosuiteEnv, numpy_seeded
 
 pytestmark = pytest.mark.sim
@@ -190,3 +190,11 @@ def test_what_the_simulator_cannot_show_is_refused(camera, expected):
 def test_simulators_without_images_say_so():
     with pytest.raises(UserError, match="'toy' renders no camera images"):
         make_env("toy", EnvRequest("Reach", 1, 10, cameras=(WRIST,)))
+
+
+def test_bench_names_every_camera_and_both_settings():
+    tasks = image_bench.image_tasks()
+    assert tasks == sorted(IMAGE_TASKS)
+    (row,) = image_bench.bench_images("lift_image", repeats=2)
+    assert row["camera"] == "robot0_eye_in_hand" and row["size"] == "96x96"
+    assert 0 < row["ours"]["cpu_ms"] < row["stock"]["cpu_ms"]
