@@ -155,7 +155,7 @@ def _geom(env, body):
 
 def test_worse_quality_is_noisier_and_refused_if_unknown(tmp_path, capsys):
     better, worse = (demos.Recorder(replace(REACH, quality=q), str(tmp_path)) for q in ("better", "worse"))
-    assert (worse._deviations() == 2 * better._deviations()).all()
+    np.testing.assert_allclose(worse._deviations(), 1.6 * better._deviations())
     arguments = ["demos", "task=reach", "demos.quality=best", f"run_dir={tmp_path}/run", f"demos.out={tmp_path}/r.hdf5"]
     assert cli.main(arguments) == 2
     assert "better, okay, worse" in capsys.readouterr().err
@@ -167,12 +167,12 @@ def test_worse_lift_demonstrations_are_longer_and_retried(tmp_path):
     steps, grasps = {}, {}
     for quality in ("better", "worse"):
         out = tmp_path / f"{quality}.hdf5"
-        trials = record(replace(LIFT, quality=quality), 8, out)
+        trials = record(replace(LIFT, quality=quality), 12, out)
         steps[quality] = np.mean([t.steps for t in trials if t.success])
         with h5py.File(out) as file:
             grasps[quality] = sum((np.diff(demo["actions"][:, 6]) > 1).sum() for demo in file["data"].values())
     assert steps["worse"] > 1.3 * steps["better"]
-    assert grasps["worse"] > grasps["better"] == 8
+    assert grasps["worse"] > grasps["better"] == 12
 
 
 @pytest.mark.sim

@@ -25,8 +25,8 @@ class Manner:
 
 QUALITIES = {
     "better": Manner(noise=1.0, speed=(0.65, 1.0)),
-    "okay": Manner(noise=1.5, speed=(0.5, 0.95), pause=0.2, detour=0.03, miss=0.1),
-    "worse": Manner(noise=2.0, speed=(0.35, 0.9), pause=0.35, detour=0.06, miss=0.25),
+    "okay": Manner(noise=1.3, speed=(0.5, 0.95), pause=0.2, detour=0.03, miss=0.1),
+    "worse": Manner(noise=1.6, speed=(0.4, 0.9), pause=0.25, detour=0.04, miss=0.25),
 }
 BETTER = QUALITIES["better"]
 
