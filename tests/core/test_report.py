@@ -146,7 +146,7 @@ def test_page_says_the_numbers(tmp_path: Path, runs: list[Path]) -> None:
     assert "ppo (fine-tuned) minus bc-normalised (pre-trained)" in page
     assert "excludes zero: this policy is better" in page
     for text in ("1000000–1000019", "at most 40 control steps", "success at any control step", "action seed 7",
-                 "exploration noise", "40 of 50 episodes", "1 h 06 min", "seed 1000000", "train.optimiser.lr=0.001"):
+                 "exploration noise", "40 of 50 episodes", "1 h 06 min", "seed 1000000", "train.batch=32"):
         assert text in page, text
     digest = json.loads((runs[1] / "summary.json").read_text())["dataset_digest"]
     assert digest in page
