@@ -38,6 +38,8 @@ def save_policy(path: str | Path, spec: PolicySpec, parts: dict[str, nn.Module |
 
 def read_policy(path: str | Path) -> tuple[PolicySpec, dict[str, Tensors]]:
     """Contract and tensors by part. A UserError explains any file that is not a whole policy."""
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, not a policy; give {Path(path) / 'policy.safetensors'}")
     with explain_os_errors("reading", path), open(path, "rb"):
         pass
     try:

@@ -49,11 +49,11 @@ def usage(commands: dict[str, Command]) -> str:
         "d2ppo: from demonstrations to a fine-tuned manipulation policy.\n\n"
         "usage: d2ppo COMMAND [key=value ...]        d2ppo COMMAND --help\n\n" + "\n".join(lines) + "\n\n"
         "A first run, in order:\n"
-        "  d2ppo demos    task=lift demos.episodes=60 demos.position_noise=0.3 demos.rotation_noise=0.15\n"
-        "  d2ppo pretrain task=lift data=demos/lift.hdf5 run_dir=runs/lift\n"
-        "  d2ppo finetune task=lift checkpoint=runs/lift/policy.safetensors run_dir=runs/lift-ppo\n"
-        "  d2ppo evaluate checkpoint=runs/lift-ppo/policy.safetensors baseline=runs/lift/policy.safetensors\n"
-        "  d2ppo report   runs/lift runs/lift-ppo"
+        "  d2ppo demos    experiment=demo\n"
+        "  d2ppo pretrain experiment=demo data=demos/lift.hdf5 run_dir=runs/lift\n"
+        "  d2ppo finetune experiment=demo checkpoint=runs/lift/policy.safetensors run_dir=runs/lift-ppo\n"
+        "  d2ppo evaluate experiment=demo checkpoint=runs/lift-ppo/policy.safetensors run_dir=runs/lift-eval\n"
+        "  d2ppo report   runs/lift runs/lift-ppo runs/lift-eval"
     )
 
 

@@ -201,10 +201,12 @@ def offered(observation: ObservationSpec, wanted: ObservationSpec) -> Observatio
         by_name = {item.name: item for item in have}
         return tuple(by_name[item.name] for item in want if item.name in by_name)
 
-    return observation.model_copy(update={
-        "lowdim": chosen(observation.lowdim, wanted.lowdim),
-        "cameras": chosen(observation.cameras, wanted.cameras),
-    })
+    return observation.model_copy(
+        update={
+            "lowdim": chosen(observation.lowdim, wanted.lowdim),
+            "cameras": chosen(observation.cameras, wanted.cameras),
+        }
+    )
 
 
 def require_match(policy: PolicySpec, observation: ObservationSpec, action: ActionSpec, other: str) -> None:

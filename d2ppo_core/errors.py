@@ -18,9 +18,9 @@ def explain_os_errors(what: str, path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(
-                f"{what} {path}: the disk is full; free some space and run the same command again"
+                f"{what} {path}: the disk is full; free some space and go on by the same command with resume=true"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{what} {path}: no permission; choose another folder or change its owner") from error

@@ -34,13 +34,16 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
         if "--help" in arguments or "-h" in arguments:
             print(help_text(name, summary, example))
             return 0
-        if {"-m", "--multirun"} & set(arguments) and not any(a.startswith("run_dir=") for a in arguments):
-            arguments = [*arguments, f"run_dir=runs/{name}-sweep"]
+        if flags := [a for a in arguments if a in ("-m", "--multirun")]:  # Hydra wants it before the overrides
+            arguments = [flags[0], *(a for a in arguments if a not in flags)]
+            if not any(a.startswith("run_dir=") for a in arguments):
+                arguments.append(f"run_dir=runs/{name}-sweep")
+        swept = {a.partition("=")[0] for a in arguments if re.search(r"=.*(,|range\(|choice\(|glob\()", a)}
         mistakes: list[UserError] = []
 
         def job(config: Any) -> None:
             try:
-                main(typed(config, name))
+                main(typed(config, swept))
             except UserError as error:  # raised below: inside, Hydra would print a heading of its own
                 mistakes.append(error)
 
@@ -57,15 +60,15 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
     return Command(summary, run)
 
 
-def typed(config: Any, name: str) -> schema.Config:
-    """The composed configuration as plain dataclasses; in a sweep each job gets its own folder."""
+def typed(config: Any, swept: set[str]) -> schema.Config:
+    """The composed configuration as plain dataclasses; a job of a sweep gets a folder named by its swept options."""
     result = OmegaConf.to_object(config)
     if result.resume and result.overwrite:
         raise UserError("resume=true and overwrite=true exclude one another; give only one of them")
     hydra_config = HydraConfig.get()
     if hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN":
-        job = hydra_config.job.override_dirname.replace("/", "_") or str(hydra_config.job.num)
-        result.run_dir = str(Path(result.run_dir) / job)
+        chosen = [o for o in hydra_config.overrides.task if o.partition("=")[0] in swept]
+        result.run_dir = str(Path(result.run_dir) / (",".join(chosen).replace("/", "_") or str(hydra_config.job.num)))
     return result
 
 

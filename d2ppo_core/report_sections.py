@@ -118,7 +118,8 @@ def _difference(run: Run, runs: Sequence[Run]) -> str:
     if d.low <= 0 <= d.high:
         words = "The interval includes zero: these episodes do not show that the two policies differ."
     else:
-        words = f"The interval excludes zero: this policy is {'better' if d.low > 0 else 'worse'} than that baseline."
+        words = f"The interval excludes zero: this policy is {'better' if d.low > 0 else 'worse'} than that baseline. "
+        words += "It is about these two checkpoints; comparing methods needs several training seeds."
     return (
         f"{first} minus {second}: {interval(d, sign=True)} in success rate over {len(policy.seeds)} paired episodes "
         f"({pairs.count((True, False))} seeds only the policy solves, {pairs.count((False, True))} only the baseline). "

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import ENV_ARGS, reach_episodes
 
 from d2ppo_core.data.robomimic import write_demonstrations
+from support import ENV_ARGS, reach_episodes
 
 
 @pytest.fixture(scope="session")

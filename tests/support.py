@@ -44,6 +44,7 @@ def d2ppo(*arguments: str, check: bool = True, **environment: str) -> subprocess
     """Run `d2ppo ARGUMENTS` in a process of its own."""
     result = subprocess.run(
         command(*arguments),
+        check=False,
         capture_output=True,
         text=True,
         timeout=300,

@@ -292,7 +292,15 @@ PARTS: dict[str, tuple[str, ...]] = {
     "demos": ("task", "simulator", "demos", "randomise"),
     "pretrain": ("task", "data", "policy", "dispersive", "train", "ema"),
     "finetune": (
-        "task", "simulator", "checkpoint", "algorithm", "rollout", "evaluation", "randomise", "minibatch", "truncation",
+        "task",
+        "simulator",
+        "checkpoint",
+        "algorithm",
+        "rollout",
+        "evaluation",
+        "randomise",
+        "minibatch",
+        "truncation",
     ),
     "evaluate": ("simulator", "checkpoint", "baseline", "evaluation", "randomise"),
 }

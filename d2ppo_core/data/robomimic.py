@@ -12,6 +12,7 @@ mask/<name>             names of demonstrations, e.g. train and valid
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -60,8 +61,12 @@ class Demonstrations:
 def write_demonstrations(
     path: str | Path, episodes: Iterable[Episode], env_args: dict[str, Any], attrs: dict[str, Any]
 ) -> None:
-    """Write a file that robomimic opens. It appears whole or not at all; `attrs` are added to `data`."""
-    with atomic_path(path) as partial, h5py.File(partial, "w", track_order=True) as file:
+    """Write a file that robomimic opens. It appears whole or not at all; `attrs` are added to `data`.
+
+    It is composed in memory: HDF5 itself ends the process when the disk is full.
+    """
+    memory = io.BytesIO()
+    with h5py.File(memory, "w", track_order=True) as file:
         data, total, names = file.create_group("data"), 0, []
         for index, episode in enumerate(episodes):
             group = data.create_group(f"demo_{index}")
@@ -71,6 +76,8 @@ def write_demonstrations(
         data.attrs.update({"total": total, "env_args": json.dumps(env_args), **attrs})
         held_out = max(1, len(names) // 10)  # robomimic's own convention: every file carries a train/valid split
         file["mask/train"], file["mask/valid"] = names[:-held_out], names[-held_out:]
+    with atomic_path(path) as partial:
+        partial.write_bytes(memory.getbuffer())
 
 
 def _write_episode(group: h5py.Group, episode: Episode) -> None:

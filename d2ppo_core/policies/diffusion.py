@@ -39,8 +39,10 @@ def require_eyes(observation: ObservationSpec, network: MLPSpec) -> None:
     """Refuse cameras for a network that would silently leave them out."""
     if observation.cameras:
         names = ", ".join(camera.name for camera in observation.cameras)
-        raise UserError(f"the network {network.kind} sees no images, but the task has cameras ({names}); choose a task "
-                        "without cameras")
+        raise UserError(
+            f"the network {network.kind} sees no images, but the task has cameras ({names}); choose a task "
+            "without cameras"
+        )
 
 
 class DiffusionPolicy(nn.Module):

@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from support import ENV_ARGS, reach_episodes
 
 from d2ppo_core import cli, files
 from d2ppo_core.data.robomimic import write_demonstrations
 from d2ppo_core.errors import UserError
+from support import ENV_ARGS, reach_episodes
 
 PRETRAIN = ("pretrain", "task=reach", "experiment=debug", "threads=1")
 
@@ -264,7 +264,10 @@ def test_full_disk_leaves_the_old_file_whole(policy_file: Path, tmp_path: Path) 
     """/dev/full answers every write with ENOSPC, as a full disk does."""
     target = tmp_path / "file.json"
     files.write_text(target, "old")
-    with pytest.raises(UserError, match="the disk is full; free some space"), files.atomic_path(target) as partial:
+    with (
+        pytest.raises(UserError, match="the disk is full; free some space and go on"),
+        files.atomic_path(target) as partial,
+    ):
         with open("/dev/full", "wb") as full:
             full.write(b"x" * 100_000)
         partial.write_text("new")
@@ -272,23 +275,23 @@ def test_full_disk_leaves_the_old_file_whole(policy_file: Path, tmp_path: Path) 
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
 
-def test_full_disk_during_a_run(reach_file: Path, tmp_path: Path) -> None:
-    """A file size limit makes the kernel refuse the checkpoint's bytes in the middle of a real run."""
+@pytest.mark.parametrize("name", ["pretrain", "demos"])
+def test_full_disk_during_a_run(name: str, reach_file: Path, tmp_path: Path) -> None:
+    """A file size limit makes the kernel refuse the result's bytes in the middle of a real run."""
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)); from d2ppo_core.cli import main; sys.exit(main(sys.argv[1:]))"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
+        "from d2ppo_core.cli import main; sys.exit(main(sys.argv[1:]))"
     )
-    run = tmp_path / "run"
+    own = {"pretrain": (f"data={reach_file}",), "demos": (f"demos.out={tmp_path / 'run' / 'reach.hdf5'}",)}[name]
+    arguments = (name, "task=reach", "experiment=debug", "threads=1", *own, f"run_dir={tmp_path / 'run'}")
     result = subprocess.run(
-        [sys.executable, "-c", code, *PRETRAIN, f"data={reach_file}", f"run_dir={run}", "task.name=reach"],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
     )
     assert result.returncode == 2, result.stderr
-    assert [line for line in result.stderr.splitlines() if line.startswith("d2ppo: ")], result.stderr
-    assert not list(run.glob("*.safetensors"))
-    assert not list(run.rglob("*.partial"))
+    assert "the disk is full; free some space" in result.stderr
+    assert not list((tmp_path / "run").glob("*.safetensors")) and not list((tmp_path / "run").glob("*.hdf5"))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_inspect_refuses_an_empty_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import ENV_ARGS, reach_episodes
 
 from d2ppo_core import cli, hydra_command, tasks
 from d2ppo_core.conf.schema import Config
 from d2ppo_core.data.robomimic import Episode, write_demonstrations
+from support import ENV_ARGS, reach_episodes
 
 CONF = Path(hydra_command.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -97,11 +97,12 @@ def test_both_averages_train(ema: str, reach_file: Path, tmp_path: Path) -> None
 
 def test_a_sweep_gives_each_job_a_folder(reach_file: Path, tmp_path: Path) -> None:
     """`-m` is Hydra's: one run for each combination, none on top of another."""
-    options = (f"data={reach_file}", *TWO_STEPS, f"run_dir={tmp_path / 'sweep'}", "seed=0,1", "-m")
+    options = (f"data={reach_file}", *TWO_STEPS, f"run_dir={tmp_path / 'sweep'}", "-m", "seed=0,1")
     assert cli.main(["pretrain", "task=reach", "experiment=debug", *options]) == 0
     summaries = [json.loads(path.read_text()) for path in (tmp_path / "sweep").rglob("summary.json")]
     assert len(summaries) == 2
     assert len({s["policy"] for s in summaries}) == 2
+    assert (tmp_path / "sweep" / "seed=0" / "summary.json").exists()
     assert not Path("multirun.yaml").exists()
 
 

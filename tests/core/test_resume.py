@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import command, d2ppo
 
 from d2ppo_core.checkpoint import read_policy
 from d2ppo_core.runs import read_metrics
+from support import command, d2ppo
 
 PRETRAIN = (
     "task=reach",

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from d2ppo_sim import graphics, robosuite_env
-from d2ppo_sim.robosuite_env import ROBOTS, RobosuiteEnv, make_stock, numpy_seeded
 
 from d2ppo_core.errors import UserError
 from d2ppo_core.tasks import action_spec, load_task, observation_spec
+from d2ppo_sim import graphics, robosuite_env
+from d2ppo_sim.robosuite_env import ROBOTS, RobosuiteEnv, make_stock, numpy_seeded
 
 pytestmark = pytest.mark.sim
 TASKS = ("lift", "can", "square", "transport")

@@ -6,15 +6,15 @@ import time
 
 import numpy as np
 import pytest
-from d2ppo_sim import toy
-from d2ppo_sim.episode import Episode
-from d2ppo_sim.experts import ActionNoise, ReachExpert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2ppo_core.envs import EnvRequest, make_env
 from d2ppo_core.errors import UserError
 from d2ppo_core.tasks import action_spec, load_task, observation_spec
+from d2ppo_sim import toy
+from d2ppo_sim.episode import Episode
+from d2ppo_sim.experts import ActionNoise, ReachExpert
 
 seeds = st.integers(0, 2**40)
 

@@ -8,13 +8,13 @@ import time
 
 import numpy as np
 import pytest
+
+from d2ppo_core.envs import EnvRequest, make_env
+from d2ppo_core.errors import UserError
 from d2ppo_sim import demos
 from d2ppo_sim.experts import ActionNoise, LiftExpert
 from d2ppo_sim.pool import ProcessPool, WorkerDied
 from d2ppo_sim.toy import Reach
-
-from d2ppo_core.envs import EnvRequest, make_env
-from d2ppo_core.errors import UserError
 
 pytestmark = pytest.mark.sim
 
