@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from d2ppo_core.conf.schema import Config
 from d2ppo_core.errors import UserError
 from d2ppo_core.hydra_command import hydra_command
+from d2ppo_core.progress import ProgressBar
 from d2ppo_core.randomise import randomisation
 from d2ppo_core.runs import RunFolder
 from d2ppo_core.tasks import observation_spec, require_task
@@ -41,22 +41,21 @@ def demos(config: Config) -> None:
     out = Path(options.out or f"demos/{task.name}.hdf5").absolute()
     # Before the run folder: a command that is refused leaves nothing behind.
     parts = recording.open_parts(out, settings, config.overwrite)
-    with RunFolder(config, "demos") as run, _progress() as progress:
-        shown = progress.add_task(f"recording {task.name}", total=options.episodes)
-        logged = 0
+    with RunFolder(config, "demos") as run:
+        logged, bar = 0, ProgressBar(f"recording {task.name}", options.episodes)
 
         def on_trial(trials: list[Any]) -> None:
             nonlocal logged
             kept = min(sum(t.success for t in trials), options.episodes)
-            progress.update(shown, completed=kept)
+            bar.advance(kept - bar.done, f"tried {len(trials)}")
             if kept >= logged + 10 or kept == options.episodes > logged:
                 logged = kept
                 run.log(kept, {"kept": kept, "tried": len(trials)})
 
-        used = recording.record(
-            settings, options.episodes, out, parts=parts, workers=options.workers, on_trial=on_trial
-        )
-        progress.stop()
+        with bar:
+            used = recording.record(
+                settings, options.episodes, out, parts=parts, workers=options.workers, on_trial=on_trial
+            )
         accepted = recording.acceptance(used)
         _print_acceptance(accepted)
         steps = [t.steps for t in used if t.success]
@@ -68,11 +67,6 @@ def demos(config: Config) -> None:
             "control_steps": sum(steps),
             "mean_steps": sum(steps) / len(steps),
         })
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
 
 
 def _print_acceptance(accepted: dict[str, dict[str, int]]) -> None:
