@@ -133,15 +133,3 @@ def _wandb_writer(project: str, path: Path) -> Any:
         raise UserError("wandb=... needs Weights & Biases; install the 'wandb' extra or leave it out") from error
     wandb.init(project=project, name=path.name, dir=str(path), resume="allow", id=path.name)
     return lambda name, value, step: wandb.log({name: value}, step=step)
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line cut off by a kill is left out."""
-    lines = []
-    with explain_os_errors("reading", path), open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,7 +14,6 @@ import pytest
 import torch
 
 from d2ppo_core.checkpoint import read_policy
-from d2ppo_core.runs import read_metrics
 from support import command, d2ppo
 
 PRETRAIN = (
@@ -67,7 +67,10 @@ def assert_same_run(left: Path, right: Path) -> None:
         for name, tensor in tensors.items():
             assert torch.equal(tensor, parts_right[part][name]), f"{part}.{name} differs"
     lines = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(p / "metrics.jsonl")]
+        [
+            {k: v for k, v in line.items() if k != "seconds"}
+            for line in map(json.loads, (p / "metrics.jsonl").read_text().splitlines())
+        ]
         for p in (left, right)
     ]
     assert lines[0] == lines[1]
