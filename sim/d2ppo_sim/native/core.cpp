@@ -34,7 +34,7 @@ void push_history(const Batch& b, int env, const double* newest) {
 // Start an episode at `qpos`. robosuite builds its controller before it opens the fingers, and that controller's first
 // substep uses the mass matrix of that moment.
 void start(const Batch& b, int env, const double* qpos) {
-  const mjModel* m = b.model;
+  const mjModel* m = b.models[env];
   mjData* d = b.data[env];
   mj_resetData(m, d);
   arm_warnings(d);
@@ -69,18 +69,19 @@ void start(const Batch& b, int env, const double* qpos) {
 // One control step. False if the state is no longer finite. A tape (substeps, nu) takes down the controls.
 bool control_step(const Batch& b, int env, const double* action, double* tape = nullptr) {
   const Task& task = *b.task;
+  const mjModel* m = b.models[env];
   mjData* d = b.data[env];
   for (int substep = 0; substep < task.substeps; ++substep) {
-    mj_step1(b.model, d);
+    mj_step1(m, d);
     for (int a = 0; a < task.arms; ++a) {
       Control& control = b.control[env * task.arms + a];
       const double* own = action + kJoints * a;  // six of the pose, one of the gripper
       if (substep == 0) set_goal(task, task.arm[a], d, own, control);
-      arm_torques(task, b.model, d, task.arm[a], control);
-      fingers(task, b.model, d, task.arm[a], own[6], control);
+      arm_torques(task, m, d, task.arm[a], control);
+      fingers(task, m, d, task.arm[a], own[6], control);
     }
-    if (tape) mju_copy(tape + substep * b.model->nu, d->ctrl, b.model->nu);
-    mj_step2(b.model, d);
+    if (tape) mju_copy(tape + substep * m->nu, d->ctrl, m->nu);
+    mj_step2(m, d);
     if (state_was_bad(d)) return false;
   }
   return true;
@@ -151,7 +152,7 @@ void d2_set_arena(mjModel* model, long long bytes) { model->narena = bytes; }
 // Start `envs` (count) at `starts` (count, nq).
 void d2_reset(const d2::Batch* batch, int count, const int* envs, const double* starts, int threads) {
   d2::for_each(count, threads, [=](int i) {
-    d2::start(*batch, envs[i], starts + static_cast<long long>(i) * batch->model->nq);
+    d2::start(*batch, envs[i], starts + static_cast<long long>(i) * batch->models[envs[i]]->nq);
   });
 }
 

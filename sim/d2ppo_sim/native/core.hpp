@@ -71,7 +71,7 @@ struct Control {
 
 struct Batch {
   const Task* task;
-  const mjModel* model;
+  const mjModel** models;    // (N), of equal sizes; may all be the same
   mjData** data;             // (N)
   Control* control;          // (N, arms)
   double* history;           // (N, To, Do), oldest first

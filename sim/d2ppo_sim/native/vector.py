@@ -65,12 +65,13 @@ class NativeVectorEnv:
     def _fill_batch(self, request: EnvRequest) -> layout.CBatch:
         """The structure that the core reads; what it points at is kept alive by `self`."""
         self._task = c_task(self._facts)
+        self._models = (ctypes.c_void_p * self.num_envs)(*[self.model._address] * self.num_envs)
         self._addresses = (ctypes.c_void_p * self.num_envs)(*[d._address for d in self.data])
         self._groups = np.zeros(self.model.ngeom, dtype=np.uint8)
         for bit, geoms in enumerate(self._facts.touch_groups):
             self._groups[list(geoms)] |= 1 << bit
         return layout.CBatch(
-            task=ctypes.pointer(self._task), model=self.model._address, data=self._addresses, control=self.control,
+            task=ctypes.pointer(self._task), models=self._models, data=self._addresses, control=self.control,
             history=self.history.ctypes.data, steps=self.steps.ctypes.data, over=self.over.ctypes.data,
             geom_group=self._groups.ctypes.data, eigen=eigen_address(), history_length=request.history,
             observation_size=self.observation.state_size, max_steps=request.max_episode_steps,
