@@ -12,18 +12,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from .errors import UserError
+from .frozen import Frozen, Positive
+from .network_specs import AnySamplerSpec, NetworkSpec
 
-Positive = Annotated[int, Field(gt=0)]
 FORMAT = 1  # of the checkpoint file
-
-
-class Frozen(BaseModel):
-    """Immutable, strict about types, and deaf to no unknown field."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class LowDim(Frozen):
@@ -90,42 +85,6 @@ class ActionSpec(Frozen):
         return 2 if self.meaning == "planar_delta" else 7 * self.arms
 
 
-class SamplerSpec(Frozen):
-    """How a chunk is denoised (DPPO Sec. 4). Everything evaluation and the robot need; nothing is typed again."""
-
-    kind: Literal["ddpm", "ddim"] = "ddpm"
-    train_steps: Positive = 20  # K
-    steps: Positive = 20  # S; equals K for DDPM, divides K for DDIM
-    finetuned_steps: Annotated[int, Field(ge=0)] = 0  # K': the last K' of the S steps use the fine-tuned network
-    eta: Annotated[float, Field(ge=0, le=1)] = 1.0  # DDIM noise while training; evaluation uses 0
-    sample_clip: Annotated[float, Field(gt=0)] = 1.0  # clamp of the predicted clean action at every step
-    noise_clip: Annotated[float, Field(gt=0)] = 3.0  # clamp of the standard normal noise of each step
-    min_sampling_std: Annotated[float, Field(ge=0)] = 0.1  # floor of the exploration noise while training
-    min_logprob_std: Annotated[float, Field(gt=0)] = 0.1  # floor of the standard deviation in log-probabilities
-
-    @model_validator(mode="after")
-    def _steps_fit(self) -> SamplerSpec:
-        if self.kind == "ddpm" and self.steps != self.train_steps:
-            raise ValueError(f"DDPM takes every step: steps is {self.steps}, train_steps is {self.train_steps}")
-        if self.train_steps % self.steps:
-            raise ValueError(f"DDIM steps must divide train_steps: {self.steps} does not divide {self.train_steps}")
-        if self.finetuned_steps > self.steps:
-            raise ValueError(f"finetuned_steps is {self.finetuned_steps}, more than the {self.steps} steps there are")
-        return self
-
-
-class MLPSpec(Frozen):
-    """Sizes of a DiffusionMLP (`networks.mlp`)."""
-
-    kind: Literal["diffusion_mlp"] = "diffusion_mlp"
-    hidden: tuple[Positive, ...] = (512, 512, 512)
-    time_size: Positive = 16
-    condition_hidden: tuple[Positive, ...] = ()
-    activation: Literal["mish", "relu"] = "mish"
-    layer_norm: bool = False
-    residual: bool = True
-
-
 class SimulatorSpec(Frozen):
     """Where the observations came from."""
 
@@ -156,8 +115,8 @@ class PolicySpec(Frozen):
     action: ActionSpec
     horizon: Positive  # H
     executed: Positive  # Ta
-    network: MLPSpec
-    sampler: SamplerSpec
+    network: NetworkSpec
+    sampler: AnySamplerSpec
     weights: Literal["ema", "raw"] = "ema"  # which set acts
     provenance: Provenance
 

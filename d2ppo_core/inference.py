@@ -9,10 +9,11 @@ import torch
 
 from .action import apply_limits
 from .checkpoint import load_part, read_policy
-from .contract import SamplerSpec, explain_validation
+from .contract import explain_validation
 from .envs import RawObservation
 from .errors import UserError
 from .keyed import action_noise
+from .network_specs import SamplerSpec
 from .observation import model_state
 from .policies.diffusion import DiffusionPolicy
 

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 
 from .conf.schema import Config
-from .contract import MLPSpec, PolicySpec, Provenance, SamplerSpec
+from .contract import PolicySpec, Provenance
 from .data.robomimic import Demonstrations, read_demonstrations
 from .data.windows import ChunkWindows
 from .errors import UserError
 from .keyed import generator
+from .network_specs import MLPSpec, SamplerSpec
 from .normalizer import Normalizer
 from .observation import dimension_names
 from .policies.diffusion import DiffusionPolicy, require_eyes

@@ -13,13 +13,12 @@ from torch import nn
 from d2ppo_core.contract import (
     ActionSpec,
     LowDim,
-    MLPSpec,
     ObservationSpec,
     PolicySpec,
     Provenance,
-    SamplerSpec,
     SimulatorSpec,
 )
+from d2ppo_core.network_specs import MLPSpec, SamplerSpec
 from d2ppo_core.policies.diffusion import DiffusionPolicy
 
 Array = np.ndarray
@@ -122,7 +121,7 @@ def diffusion_mlp(w: Weights, spec: MLPSpec, x: Array, t: Array, state: Array) -
     )
     condition, extra = state, {}
     if spec.condition_hidden:
-        condition, _ = plain_trunk(w, "encoder", state, len(spec.condition_hidden) - 1, spec.activation)
+        condition, _ = plain_trunk(w, "encoder.trunk", state, len(spec.condition_hidden) - 1, spec.activation)
         extra = {"condition": condition}
     joined = np.concatenate([x.reshape(len(x), -1), time, condition], 1)
     if spec.residual:

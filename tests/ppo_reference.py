@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from d2ppo_core.conf.schema import AlgorithmConfig
-from d2ppo_core.contract import SamplerSpec
+from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.networks.critics import StateCritic
 from d2ppo_core.rl.ppo import PPO
 from d2ppo_core.rl.rollout import Rollout

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..contract import SamplerSpec
+from ..network_specs import SamplerSpec
 from .schedule import cosine_betas
 
 PLAIN_STD_FLOOR = 1e-3  # of DDPM's middle steps when acting without exploration noise (as released)

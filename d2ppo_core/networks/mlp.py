@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..contract import MLPSpec
+from ..network_specs import MLPSpec
 from .blocks import TimeEmbedding, Trunk
+from .encoder import Network, StateEncoder
 
 
-class DiffusionMLP(nn.Module):
+class DiffusionMLP(Network):
     """eps_theta(x_t, t, s) of DPPO's state policies (parameter counts: tests/core/test_networks.py)."""
 
     def __init__(self, spec: MLPSpec, chunk_shape: tuple[int, int], state_size: int) -> None:
         """`chunk_shape` is (H, Da); `state_size` is To * Do."""
         super().__init__()
         self.chunk_shape = chunk_shape
-        numbers, condition_size = chunk_shape[0] * chunk_shape[1], state_size
+        numbers = chunk_shape[0] * chunk_shape[1]
+        self.encoder = StateEncoder(state_size, spec.condition_hidden, spec.activation)
         self.time = TimeEmbedding(spec.time_size)
-        self.encoder: Trunk | None = None
-        if spec.condition_hidden:
-            *hidden, condition_size = spec.condition_hidden
-            self.encoder = Trunk(state_size, hidden, condition_size, spec.activation, False, residual=False)
-        size_in = numbers + spec.time_size + condition_size
+        size_in = numbers + spec.time_size + self.encoder.size
         self.trunk = Trunk(size_in, spec.hidden, numbers, spec.activation, spec.layer_norm, spec.residual)
         self.blocks = len(self.trunk.blocks)
 
-    def forward(self, x: Tensor, t: Tensor, state: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """x (B, H, Da), t (B,) long, state (B, To*Do) -> predicted noise (B, H, Da), features by name, each (B, D)."""
-        condition = state if self.encoder is None else self.encoder(state)[0]
+    def forward(self, x: Tensor, t: Tensor, code: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """x (B, H, Da), t (B,) long, code (B, C) -> predicted noise (B, H, Da), features by name, each (B, D)."""
         flat = x.flatten(1)  # [B, H, Da] -> [B, H*Da]
-        out, features = self.trunk(torch.cat([flat, self.time(t), condition], dim=-1))
-        if self.encoder is not None:
-            features = {"condition": condition, **features}
-        return out.view(-1, *self.chunk_shape), features  # [B, H*Da] -> [B, H, Da]
+        out, features = self.trunk(torch.cat([flat, self.time(t), code], dim=-1))
+        return out.view(-1, *self.chunk_shape), self.with_code(code, features)  # [B, H*Da] -> [B, H, Da]
 
     def tap(self, layer: str) -> tuple[str, ...]:
         """Names of the features that `dispersive.layer` means for this network (see `dispersive.py`)."""
@@ -66,5 +61,5 @@ class DiffusionMLP(nn.Module):
             listed = [*(f"hidden{n}" for n in range(self.blocks + 1)), "output"]
         name = listed[{"early": len(listed) // 4, "mid": len(listed) // 2, "late": 3 * len(listed) // 4}[layer]]
         if name == "identity":
-            return "output" if self.encoder is None else "condition"
+            return "output" if self.encoder.trunk is None else "condition"
         return name

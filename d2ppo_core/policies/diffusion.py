@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..contract import MLPSpec, ObservationSpec, PolicySpec, SamplerSpec
+from ..contract import ObservationSpec, PolicySpec
 from ..diffusion.chain import DenoisingChain, gaussian_log_prob
 from ..diffusion.schedule import NoiseSchedule
 from ..dispersive import DispersiveLoss
 from ..errors import UserError
+from ..network_specs import MLPSpec, SamplerSpec
 from ..networks.mlp import DiffusionMLP
 from ..normalizer import Normalizer
 
@@ -84,6 +85,10 @@ class DiffusionPolicy(nn.Module):
         """States (B, To, Do) in SI units -> what the network sees, (B, To*Do)."""
         return self.normalizer.normalize_state(state).flatten(1)  # [B, To, Do] -> [B, To*Do]
 
+    def encode(self, state: Tensor) -> Tensor:
+        """States (B, To, Do) in SI units -> the network's code of them, (B, C)."""
+        return self.network.encode(self.condition(state))
+
     # --- pre-training ---------------------------------------------------------------------------------------------
 
     def loss(
@@ -95,26 +100,26 @@ class DiffusionPolicy(nn.Module):
             state: (B, To, Do) SI units. x0: (B, H, Da) expert chunks, model units.
             t: (B,) long, the denoising step of each sample. epsilon: (B, H, Da) standard normal.
         """
-        condition = self.condition(state)
-        predicted, features = self.network(self.schedule.add_noise(x0, t, epsilon), t, condition)
+        code = self.encode(state)
+        predicted, features = self.network(self.schedule.add_noise(x0, t, epsilon), t, code)
         diffusion = (predicted - epsilon).square().mean()
         dispersion = diffusion.new_zeros(())
         if dispersive is not None and dispersive.active:
             taps = self.network.tap(dispersive.config.layer)
             if dispersive.every_step:
-                dispersion = self._dispersion_over_steps(condition, x0, epsilon, dispersive, taps)
+                dispersion = self._dispersion_over_steps(code, x0, epsilon, dispersive, taps)
             else:
                 dispersion = dispersive(features, taps)
         return PretrainLoss(diffusion, dispersion, features)
 
     def _dispersion_over_steps(
-        self, condition: Tensor, x0: Tensor, epsilon: Tensor, dispersive: DispersiveLoss, taps: tuple[str, ...]
+        self, code: Tensor, x0: Tensor, epsilon: Tensor, dispersive: DispersiveLoss, taps: tuple[str, ...]
     ) -> Tensor:
         """(1/K) sum_k L(H_k): features of the whole batch at each denoising step (D2PPO Eq. 7); K forward passes."""
         total = x0.new_zeros(())
         for k in range(self.schedule.K):
             t = torch.full((len(x0),), k, device=x0.device)
-            total = total + dispersive(self.network(self.schedule.add_noise(x0, t, epsilon), t, condition)[1], taps)
+            total = total + dispersive(self.network(self.schedule.add_noise(x0, t, epsilon), t, code)[1], taps)
         return total / self.schedule.K
 
     # --- acting and fine-tuning -------------------------------------------------------------------------------------
@@ -128,11 +133,12 @@ class DiffusionPolicy(nn.Module):
             explore: with the exploration noise of training.
         """
         chain, clip = (self.exploring if explore else self.acting), self.spec.sampler.noise_clip
-        condition, x, first = self.condition(state), noise[:, 0], self.first_finetuned
+        state, x, first = self.condition(state), noise[:, 0], self.first_finetuned
+        codes = {network: network.encode(state) for network in {self.network, self.base or self.network}}
         stds, logprob_stds = chain.sampling_std(), chain.logprob_std()
         results, log_probs = [x], []
         for i in range(chain.S):
-            mean = self._mean(chain, x, condition, i)
+            mean = self._mean(chain, x, codes, i)
             x = mean + stds[i] * noise[:, i + 1].clamp(-clip, clip)
             if i >= first:
                 log_probs.append(gaussian_log_prob(x, mean, logprob_stds[i]))
@@ -153,7 +159,7 @@ class DiffusionPolicy(nn.Module):
             (B, H, Da). The mean uses sigma_i, the density max(sigma_i, min_logprob_std).
         """
         chain = self.exploring
-        epsilon, _ = self.network(x, chain.t[step], self.condition(state))
+        epsilon, _ = self.network(x, chain.t[step], self.encode(state))
         return gaussian_log_prob(x_next, chain.mean(x, epsilon, step), chain.logprob_std()[step])
 
     @torch.no_grad()
@@ -170,8 +176,8 @@ class DiffusionPolicy(nn.Module):
         """S - K': index of the first denoising step that the fine-tuned network takes."""
         return self.spec.sampler.steps - self.spec.sampler.finetuned_steps
 
-    def _mean(self, chain: DenoisingChain, x: Tensor, condition: Tensor, i: int) -> Tensor:
+    def _mean(self, chain: DenoisingChain, x: Tensor, codes: dict[DiffusionMLP, Tensor], i: int) -> Tensor:
         """Mean of step i, the same step for the whole batch; the frozen network takes the steps before S - K'."""
         network = self.base if self.base is not None and i < self.first_finetuned else self.network
-        epsilon, _ = network(x, chain.t[i].expand(len(x)), condition)
+        epsilon, _ = network(x, chain.t[i].expand(len(x)), codes[network])
         return chain.mean(x, epsilon, chain.t.new_tensor(i))

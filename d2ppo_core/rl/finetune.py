@@ -9,11 +9,12 @@ import torch
 
 from ..checkpoint import load_resume, save_policy, save_resume
 from ..conf.schema import Config, TaskConfig, Truncation
-from ..contract import SamplerSpec, require_match
+from ..contract import require_match
 from ..envs import VectorEnv, make_env
 from ..errors import UserError
 from ..evaluate import evaluate, evaluation_env, evaluation_seeds
 from ..inference import Actor, load_policy
+from ..network_specs import SamplerSpec
 from ..networks.critics import StateCritic
 from ..optim import learning_rate, set_learning_rate, setup_torch
 from ..policies.diffusion import DiffusionPolicy

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from ..conf.schema import AlgorithmConfig, Config, RolloutConfig, TaskConfig
-from ..contract import SamplerSpec
 from ..envs import EnvRequest
 from ..errors import UserError
 from ..keyed import key
+from ..network_specs import SamplerSpec
 from ..networks.critics import StateCritic
 from ..policies.diffusion import DiffusionPolicy
 from ..randomise import randomisation

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from d2ppo_core.conf.schema import AlgorithmConfig, Config, Truncation
-from d2ppo_core.contract import SamplerSpec
 from d2ppo_core.envs import Step
 from d2ppo_core.inference import Actor
+from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.rl.advantage import RewardScaler, gae
 from d2ppo_core.rl.finetune import Finetuner
 from d2ppo_core.rl.rollout import Collector, Rollout

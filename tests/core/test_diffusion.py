@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scipy.stats import norm
-from torch import Tensor, nn
+from torch import Tensor
 
-from d2ppo_core.contract import SamplerSpec
 from d2ppo_core.diffusion.chain import DenoisingChain, ddim_table, ddpm_table, gaussian_log_prob
 from d2ppo_core.diffusion.schedule import NoiseSchedule, cosine_betas
+from d2ppo_core.network_specs import SamplerSpec
+from d2ppo_core.networks.encoder import Network, StateEncoder
 from oracles import alpha_bars, denoise, denoise_mean, small_policy
 
 ABAR_20 = [
@@ -62,11 +63,12 @@ STD_20 = [
 ]
 
 
-class LinearNet(nn.Module):
+class LinearNet(Network):
     """eps = x W + t c + state v: no nonlinearity hides an index error."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.encoder = StateEncoder(3, (), "mish")
         rng = np.random.default_rng(0)
         self.W = torch.tensor(rng.normal(0, 0.4, (2, 2)))
         self.c, self.v = torch.tensor(rng.normal(0, 0.02, 2)), torch.tensor(rng.normal(0, 0.3, (3, 2)))
@@ -75,11 +77,12 @@ class LinearNet(nn.Module):
         return x @ self.W + t[:, None, None] * self.c + (state @ self.v)[:, None], {}
 
 
-class GaussianData(nn.Module):
+class GaussianData(Network):
     """The best noise prediction for data x_0 ~ N(mean, std^2), in closed form."""
 
     def __init__(self, K: int, mean: float, std: float) -> None:
         super().__init__()
+        self.encoder = StateEncoder(3, (), "mish")
         self.abar, self.mean, self.std = torch.tensor(alpha_bars(K)), mean, std
 
     def forward(self, x: Tensor, t: Tensor, state: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from d2ppo_core.conf.schema import DispersiveConfig
-from d2ppo_core.contract import MLPSpec, SamplerSpec
 from d2ppo_core.diffusion.schedule import NoiseSchedule
 from d2ppo_core.dispersive import DispersiveLoss, effective_rank, relative_distance
 from d2ppo_core.errors import UserError
+from d2ppo_core.network_specs import MLPSpec, SamplerSpec
 from d2ppo_core.networks.mlp import DiffusionMLP
 from oracles import alpha_bars, diffusion_mlp, small_policy, weights_of
 

@@ -15,12 +15,12 @@ from scipy.stats import binomtest, norm
 from torch import nn
 
 from d2ppo_core.conf.schema import Config, Ema, PolicyConfig, ScheduleConfig, TrainConfig
-from d2ppo_core.contract import SamplerSpec
 from d2ppo_core.data.robomimic import Demonstrations
 from d2ppo_core.data.windows import KeyedBatches
 from d2ppo_core.dispersive import DispersiveLoss
 from d2ppo_core.inference import Actor
 from d2ppo_core.keyed import action_noise, generator, key
+from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.optim import average_into, learning_rate, warmed_decay
 from d2ppo_core.pretrain import Pretrainer, build_policy
 from d2ppo_core.statistics import paired_difference, wilson

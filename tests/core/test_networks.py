@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2ppo_core.contract import MLPSpec, SamplerSpec
+from d2ppo_core.network_specs import MLPSpec, SamplerSpec
 from d2ppo_core.networks.blocks import ResidualBlock
 from d2ppo_core.networks.critics import StateCritic
 from d2ppo_core.networks.mlp import DiffusionMLP
@@ -84,7 +84,7 @@ def test_forward_equals_numpy(spec: MLPSpec) -> None:
         for p in network.parameters():
             p.add_(0.3 * torch.randn_like(p))
     x, t, state = rng.normal(size=(6, 3, 2)), np.array([0, 1, 5, 19, 50, 99]), rng.normal(size=(6, 5))
-    out, features = network(torch.tensor(x), torch.tensor(t), torch.tensor(state))
+    out, features = network(torch.tensor(x), torch.tensor(t), network.encode(torch.tensor(state)))
     expected, expected_features = diffusion_mlp(weights_of(network), spec, x, t, state)
     np.testing.assert_allclose(out.detach(), expected, atol=1e-6)  # the embedding's angles are float32
     assert list(features) == list(expected_features)
@@ -116,7 +116,7 @@ def test_taps_name_the_documented_features(
     if released:
         assert tuple(network.tap(f"released_{name}")[0] for name in ("early", "mid", "late")) == released
     assert network.tap("all") == tuple(dict.fromkeys(ours))
-    _, features = network(torch.zeros(2, 3, 2), torch.zeros(2, dtype=torch.long), torch.zeros(2, 4))
+    _, features = network(torch.zeros(2, 3, 2), torch.zeros(2, dtype=torch.long), network.encode(torch.zeros(2, 4)))
     for name in ("early", "mid", "late", "released_early", "released_mid", "released_late", "all"):
         assert all(tap in features for tap in network.tap(name))
 
@@ -136,7 +136,7 @@ def test_a_tapped_feature_reaches_the_weights_before_it_only(tap: str) -> None:
     """Its gradient flows through the same forward pass that made the output, up to where it was tapped."""
     spec = MLPSpec(hidden=(8,) * 5, time_size=4, condition_hidden=(6, 5))
     network = DiffusionMLP(spec, (3, 2), 4)
-    _, features = network(torch.randn(5, 3, 2), torch.arange(5), torch.randn(5, 4))
+    _, features = network(torch.randn(5, 3, 2), torch.arange(5), network.encode(torch.randn(5, 4)))
     features[tap].square().sum().backward()
     reached = {
         n.removeprefix("trunk.").rsplit(".", 1)[0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from d2ppo_core.conf.schema import Minibatch
-from d2ppo_core.contract import SamplerSpec
+from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.rl.ppo import chunk_log_prob, clip_schedule, denoising_weights
 from oracles import Weights, denoise, denoise_mean, diffusion_mlp, log_normal, weights_of
 from ppo_reference import DDIM, DDPM, HALF, N, Reference, T, tiny

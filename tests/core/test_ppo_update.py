@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from d2ppo_core.conf.schema import Minibatch
-from d2ppo_core.contract import SamplerSpec
+from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.policies.diffusion import DiffusionPolicy
 from d2ppo_core.rl.ppo import PPO
 from oracles import denoise, diffusion_mlp, small_policy, weights_of
