@@ -19,35 +19,44 @@ class Command:
     run: Callable[[list[str]], int]
 
 
+HELP = ("-h", "--help", "help")
 ORDER = ("demos", "pretrain", "finetune", "evaluate", "report", "inspect", "doctor")
 
 
-def registered() -> dict[str, Command]:
-    """Every installed command by name; one whose package lacks something is replaced by its explanation."""
+def registered(group: str = "d2ppo.commands", words: str = "d2ppo") -> dict[str, Command]:
+    """Every installed command of a group of entry points, by name; `words` is what is typed before the name.
+
+    One whose package lacks something is replaced by its explanation.
+    """
     commands = {}
-    for point in entry_points(group="d2ppo.commands"):
+    for point in entry_points(group=group):
         try:
             commands[point.name] = point.load()
         except ImportError as error:
-            commands[point.name] = Command(f"not available: {error}", _unavailable(point.name, str(error)))
+            explain = _unavailable(f"{words} {point.name}", str(error))
+            commands[point.name] = Command(f"not available: {error}", explain)
     known = [name for name in ORDER if name in commands]
     return {name: commands[name] for name in known + sorted(set(commands) - set(known))}
 
 
-def _unavailable(name: str, reason: str) -> Callable[[list[str]], int]:
+def _unavailable(words: str, reason: str) -> Callable[[list[str]], int]:
     def run(arguments: list[str]) -> int:
-        raise UserError(f"`d2ppo {name}` needs a part that is not installed ({reason}); run `make setup`")
+        raise UserError(f"`{words}` needs a part that is not installed ({reason}); run `make setup`")
 
     return run
 
 
+def listing(commands: dict[str, Command]) -> str:
+    """A line for each command."""
+    width = max(map(len, commands), default=0)
+    return "\n".join(f"  {name:<{width}}  {command.summary}" for name, command in commands.items())
+
+
 def usage(commands: dict[str, Command]) -> str:
     """What `d2ppo --help` prints."""
-    width = max(map(len, commands))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in commands.items()]
     return (
         "d2ppo: from demonstrations to a fine-tuned manipulation policy.\n\n"
-        "usage: d2ppo COMMAND [key=value ...]        d2ppo COMMAND --help\n\n" + "\n".join(lines) + "\n\n"
+        "usage: d2ppo COMMAND [key=value ...]        d2ppo COMMAND --help\n\n" + listing(commands) + "\n\n"
         "A first run, in order:\n"
         "  d2ppo demos    experiment=demo\n"
         "  d2ppo pretrain experiment=demo data=demos/lift.hdf5 run_dir=runs/lift\n"
@@ -64,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = registered()
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in HELP:
         print(usage(commands))
         return 0
     name, *rest = arguments

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import re
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from d2ppo_core.bench.machine import Parser, load, machine
 from d2ppo_core.cli import Command
 from d2ppo_core.errors import UserError
 from d2ppo_core.files import write_json
-from d2ppo_core.machine import cores, installed
+from d2ppo_core.machine import cores
 from d2ppo_core.tasks import load_task, task_names
 
 SHOWN = ("d2ppo", "robosuite", "mujoco", "numpy", "scipy")
@@ -25,11 +23,6 @@ COLUMNS = {  # name of the measurement -> heading
     "bare": "bare mj_step",
 }
 RATIOS = {"native_over_stock": "native / stock", "native_over_bare": "native / bare", "scaling": "all / 1 thread"}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `d2ppo bench --help` lists the options")
 
 
 def main(arguments: list[str]) -> int:
@@ -41,11 +34,11 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"task '{task.name}' is not robosuite's; choose among {', '.join(_robosuite_tasks())}")
     from .bench_measure import measure
 
-    report: dict[str, Any] = {"machine": machine(), "seconds": options.seconds, "tasks": {}}
+    report: dict[str, Any] = {"machine": machine(SHOWN), "seconds": options.seconds, "tasks": {}}
     for task in tasks:
         print(f"measuring {task.name} ...", file=sys.stderr, flush=True)
         report["tasks"][task.name] = measure(task.environment, options.seconds, cores())
-    report["machine"]["load_after"] = _load()
+    report["machine"]["load_after"] = load()
     _print(report)
     out = options.json or (Path(options.run_dir) / "bench-sim.json" if options.run_dir else None)
     if out:
@@ -55,13 +48,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="d2ppo bench", description="Measure this machine.")
-    commands = parser.add_subparsers(dest="what", required=True, metavar="sim", parser_class=_Parser)
-    sim = commands.add_parser("sim", help="control steps per second of robosuite's tasks")
-    sim.add_argument("--tasks", nargs="+", default=_robosuite_tasks(), metavar="TASK", help="default: all four")
-    sim.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default 4)")
-    sim.add_argument("--json", metavar="OUT", help="write the numbers to this file")
-    sim.add_argument("--run-dir", metavar="DIR", help="write them to DIR/bench-sim.json")
+    parser = Parser(prog="d2ppo bench sim", description="Control steps per second of robosuite's tasks.")
+    parser.add_argument("--tasks", nargs="+", default=_robosuite_tasks(), metavar="TASK", help="default: all four")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default 4)")
+    parser.add_argument("--json", metavar="OUT", help="write the numbers to this file")
+    parser.add_argument("--run-dir", metavar="DIR", help="write them to DIR/bench-sim.json")
     options = parser.parse_args(arguments)
     if not 0.1 <= options.seconds <= 3600:
         raise UserError(f"--seconds is {options.seconds}; give 0.1 to 3600")
@@ -76,32 +67,6 @@ def _robosuite_tasks() -> list[str]:
         if task.simulator != "toy":
             found.setdefault(task.environment, name)
     return list(found.values())
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    have = installed()
-    return {
-        "processor": _processor(),
-        "cores": cores(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: have.get(name, "") for name in SHOWN},
-        "load_before": _load(),
-    }
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-def _load() -> list[float]:
-    """Load averages of 1, 5 and 15 minutes: more than the number of cores means that others compete for them."""
-    return [round(value, 2) for value in os.getloadavg()]
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -123,4 +88,4 @@ def _print(report: dict[str, Any]) -> None:
     )
 
 
-BENCH = Command("how fast this machine simulates: `d2ppo bench sim`", main)
+BENCH = Command("control steps per second of robosuite's tasks, stock and compiled", main)
