@@ -13,11 +13,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"mish": nn.Mish, "relu": nn.ReLU}
 
 
 class TimeEmbedding(nn.Module):
-    """Sinusoidal embedding of the denoising step, then Linear-Mish-Linear. (B,) -> (B, size)."""
+    """Sinusoidal embedding of the denoising step, then Linear-Mish-Linear, `growth` times wider inside.
+
+    (B,) -> (B, size).
+    """
 
     frequencies: Tensor
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, growth: int = 2) -> None:
         super().__init__()
         if size < 4 or size % 2:
             raise ValueError(f"the time embedding's size must be even and at least 4, not {size}")
@@ -25,7 +28,7 @@ class TimeEmbedding(nn.Module):
         self.register_buffer(
             "frequencies", torch.exp(-math.log(10000) / (half - 1) * torch.arange(half)), persistent=False
         )
-        self.layers = nn.Sequential(nn.Linear(size, 2 * size), nn.Mish(), nn.Linear(2 * size, size))
+        self.layers = nn.Sequential(nn.Linear(size, growth * size), nn.Mish(), nn.Linear(growth * size, size))
 
     def forward(self, t: Tensor) -> Tensor:
         angle = t.float()[:, None] * self.frequencies  # [B] -> [B, size/2]
