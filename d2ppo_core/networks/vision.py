@@ -108,14 +108,13 @@ def random_shift(images: Tensor, offsets: Tensor, pad: int) -> Tensor:
     """Pad each image by repeating its edge, and cut a window of its old size (DrQ, Kostrikov et al. 2020).
 
     Args:
-        images: (..., 3, H, W), any type. offsets: (..., 2) long, row and column of the window in 0..2*pad; pad: none.
-        pad: pixels on each side.
+        images: (..., 3, H, W), any type. offsets: (..., 2) long, the window's row and column in 0..2*pad.
+        pad: pixels on each side; offsets of `pad` shift nothing.
     """
     *batch, _, H, W = images.shape
-    flat, offset = images.flatten(0, len(batch) - 1), offsets.flatten(0, len(batch) - 1)
-    rows = (torch.arange(-pad, H + pad, device=images.device)).clamp(0, H - 1)
-    columns = (torch.arange(-pad, W + pad, device=images.device)).clamp(0, W - 1)
-    padded = flat.index_select(2, rows).index_select(3, columns)  # [N, 3, H + 2 pad, W + 2 pad]
-    windows = padded.unfold(2, H, 1).unfold(3, W, 1)  # a view [N, 3, 2 pad + 1, 2 pad + 1, H, W]
-    n = torch.arange(len(flat), device=images.device)
-    return windows[n, :, offset[:, 0], offset[:, 1]].unflatten(0, batch)
+    flat, first = images.flatten(0, len(batch) - 1), offsets.flatten(0, len(batch) - 1) - pad  # [..., 2] -> [N, 2]
+    rows = (first[:, :1] + torch.arange(H, device=images.device)).clamp(0, H - 1)  # [N, H]: where each comes from
+    columns = (first[:, 1:] + torch.arange(W, device=images.device)).clamp(0, W - 1)  # [N, W]
+    source = (rows[:, :, None] * W + columns[:, None, :]).flatten(1)  # [N, H, W] -> [N, H*W]
+    shifted = flat.flatten(2).gather(2, source[:, None].expand(-1, 3, -1))  # of [N, 3, H*W]
+    return shifted.view(images.shape)
