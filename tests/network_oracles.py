@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from d2ppo_core.contract import Camera
-from d2ppo_core.network_specs import GaussianMLPSpec, GMMMLPSpec, VisionSpec
-from oracles import Array, Weights, layer_norm, linear, plain_trunk, residual_trunk
+from d2ppo_core.network_specs import GaussianMLPSpec, GMMMLPSpec, UNetSpec, VisionSpec
+from oracles import Array, Weights, layer_norm, linear, mish, plain_trunk, residual_trunk
 
 Features = dict[str, Array]
 
@@ -157,3 +157,81 @@ def gmm_mlp(w: Weights, spec: GMMMLPSpec, shape: Sequence[int], state: Array) ->
     out, features = trunk(w, "means", code, spec)
     logits, _ = trunk(w, "logits", code, spec)
     return np.tanh(out).reshape(len(state), spec.modes, *shape), logits, extra | features
+
+
+# --- UNet -------------------------------------------------------------------------------------------------------------
+
+
+def frequencies(size: int) -> Array:
+    """Of the time embedding."""
+    return np.array([10000.0 ** (-j / (size // 2 - 1)) for j in range(size // 2)])
+
+
+def conv1d(w: Weights, name: str, x: Array, stride: int = 1, pad: int = 0) -> Array:
+    """x (C, L), kernel (O, C, k) -> (O, l)."""
+    kernel, bias = w[f"{name}.weight"], w[f"{name}.bias"]
+    x, k = np.pad(x, ((0, 0), (pad, pad))), kernel.shape[-1]
+    starts = range(0, x.shape[1] - k + 1, stride)
+    return np.stack([(kernel * x[:, i : i + k]).sum((1, 2)) + bias for i in starts], 1)
+
+
+def transposed_conv1d(w: Weights, name: str, x: Array) -> Array:
+    """x (C, L), kernel (C, O, 4) -> (O, 2 L): each input adds its kernel, two steps on; both ends lose a step."""
+    kernel = w[f"{name}.weight"]
+    out = np.zeros((kernel.shape[1], 2 * x.shape[1] + 2))
+    for i in range(x.shape[1]):
+        out[:, 2 * i : 2 * i + 4] += np.einsum("c,cok->ok", x[:, i], kernel)
+    return out[:, 1:-1] + w[f"{name}.bias"][:, None]
+
+
+def conv_block(w: Weights, name: str, spec: UNetSpec, x: Array) -> Array:
+    """Convolution, normalisation group after group, Mish."""
+    x = conv1d(w, f"{name}.0", x, pad=spec.kernel // 2)
+    groups = [(g - g.mean()) / np.sqrt(g.var() + spec.norm_epsilon) for g in np.split(x, spec.groups)]
+    return mish(np.concatenate(groups) * w[f"{name}.1.weight"][:, None] + w[f"{name}.1.bias"][:, None])
+
+
+def conditional_block(w: Weights, name: str, spec: UNetSpec, x: Array, condition: Array) -> Array:
+    """Two conv blocks around out = scale * x + shift, and the skip."""
+    if spec.condition_hidden:
+        film = linear(w, f"{name}.film.1", mish(condition))
+    else:
+        film = linear(w, f"{name}.film.0", condition)
+        film = linear(w, f"{name}.film.4", mish(linear(w, f"{name}.film.2", mish(film))))
+    scale, shift = film[: len(film) // 2, None], film[len(film) // 2 :, None]
+    out = conv_block(w, f"{name}.second", spec, scale * conv_block(w, f"{name}.first", spec, x) + shift)
+    return out + (conv1d(w, f"{name}.skip", x) if f"{name}.skip.weight" in w else x)
+
+
+def level(w: Weights, name: str, spec: UNetSpec, x: Array, condition: Array) -> Array:
+    for part in ("first", "second"):
+        x = conditional_block(w, f"{name}.{part}", spec, x, condition)
+    return x
+
+
+def unet(w: Weights, spec: UNetSpec, x: Array, t: Array, state: Array) -> tuple[Array, Features]:
+    """Noise (B, H, Da) and features, sample after sample."""
+    code, features = state, {}
+    if spec.condition_hidden:  # two linear layers with nothing between
+        code = linear(w, "encoder.trunk.last", linear(w, "encoder.trunk.first", state))
+        features = {"condition": list(code)}
+    out = []
+    for b in range(len(x)):
+        angle = t[b] * frequencies(spec.time_size)
+        time = linear(w, "time.layers.0", np.concatenate([np.sin(angle), np.cos(angle)]))
+        condition = np.concatenate([linear(w, "time.layers.2", mish(time)), code[b]])
+        h, skipped, levels, found = x[b].T, [], len(spec.multipliers), {}
+        for n in range(levels):
+            if n > 0:
+                h = conv1d(w, f"shrink.{n - 1}", h, stride=2, pad=1)
+            h = found[f"down{n}"] = level(w, f"down.{n}", spec, h, condition)
+            skipped.append(h)
+        h = found["middle"] = level(w, "middle", spec, h, condition)
+        for n in range(levels - 1):
+            h = level(w, f"up.{n}", spec, np.concatenate([h, skipped[levels - 1 - n]]), condition)
+            h = found[f"up{n}"] = transposed_conv1d(w, f"grow.{n}", h)
+        found["output"] = conv1d(w, "last.1", conv_block(w, "last.0", spec, h))
+        out.append(found["output"].T)
+        for name, value in found.items():
+            features.setdefault(name, []).append(value)
+    return np.array(out), {name: np.array(values) for name, values in features.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2ppo_core.network_specs import GaussianMLPSpec, GMMMLPSpec, MLPSpec, SamplerSpec, VisionSpec
+from d2ppo_core.network_specs import GaussianMLPSpec, GMMMLPSpec, MLPSpec, SamplerSpec, UNetSpec, VisionSpec
 from d2ppo_core.networks.blocks import ResidualBlock
 from d2ppo_core.networks.build import build_critic, build_network
 from d2ppo_core.networks.critics import StateCritic
@@ -62,6 +62,15 @@ PUBLISHED = {  # network, (H, Da), state size, cameras, parameters
     "gmm can": (GMMMLPSpec(), (4, 7), 23, (), 1_149_585),
     "gmm square": (GMMMLPSpec(**wide(1024)), (4, 7), 23, (), 4_396_177),
     "gmm transport": (GMMMLPSpec(**wide(1024)), (8, 14), 59, (), 4_900_405),
+    "unet lift": (UNetSpec(width=40), (4, 7), 19, (), 648_615),
+    "unet can": (UNetSpec(width=40), (4, 7), 23, (), 652_455),
+    "unet square": (UNetSpec(), (4, 7), 23, (), 1_623_255),
+    "unet transport": (UNetSpec(), (16, 14), 59, (), 1_681_694),
+    "unet one_leg": (UNetSpec(multipliers=(1, 2, 4)), (16, 10), 58, (), 6_856_346),
+    "unet lamp": (UNetSpec(multipliers=(1, 2, 4)), (16, 10), 44, (), 6_806_170),
+    "unet lift pixels": (UNetSpec(width=40, time_size=32, vision=VISION), (4, 7), 9, ONE, 1_203_191),
+    "unet square pixels": (UNetSpec(time_size=32, vision=VISION), (4, 7), 9, ONE, 2_248_871),
+    "unet transport pixels": (UNetSpec(time_size=32, vision=VISION), (16, 14), 18, TWO, 2_498_158),
 }
 
 
