@@ -195,15 +195,11 @@ def test_several_processes_may_compile_at_once(tmp_path):
     assert Path(again.stdout.strip()) == library and not again.stderr
 
 
-def test_without_a_compiler_the_error_names_the_fix(tmp_path, monkeypatch):
+def test_a_compiler_that_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    compiler.load_core.cache_clear()
-    with pytest.raises(UserError, match=r"no `no-such-compiler` here.*g\+\+.*simulator=robosuite"):
-        native("Lift")
-    assert not (tmp_path / "d2ppo").exists()
     monkeypatch.setenv("CXX", "false")
-    with pytest.raises(UserError, match="could not compile"):
+    compiler.load_core.cache_clear()
+    with pytest.raises(UserError, match="false could not compile"):
         native("Lift")
     assert not list((tmp_path / "d2ppo").iterdir())
 
