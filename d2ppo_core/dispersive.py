@@ -8,7 +8,8 @@ paper       Eq. 7-10 as printed: summed squared distance, i = j included, averag
 release     as the D2PPO code computes it: like `paper`, at the one sampled denoising step. For the usual widths
             exp(-distance/tau) underflows and InfoNCE-L2 has no gradient at all; kept for reproduction.
 
-z (B, D) are the features of a batch of B samples.
+z (B, D) are the features of a batch of B samples. Every form but one is a function of their Gram matrix G = z z^T
+(B, B) alone, so a loss costs two matrix products of B * B * D: one for G, one for its gradient.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from .conf.schema import DispersiveConfig
 from .errors import UserError
@@ -26,58 +28,93 @@ MODES = ("off", "normalised", "paper", "release")
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
 LAYERS = ("early", "mid", "late", "all", "released_early", "released_mid", "released_late")
 SATURATED = 1e-7  # gradient norm w.r.t. unit-RMS features below which the loss teaches nothing (float32 resolution)
+TINY = 1e-24  # least mean square that is divided by
 INFLATED = 5.0  # growth of the features' RMS over its first value that we warn of
+
+
+class Gram(torch.autograd.Function):
+    """G = z z^T, (B, D) -> (B, B). Its gradient is one matrix product: dL/dz = (dL/dG + dL/dG^T) z."""
+
+    @staticmethod
+    def forward(z: Tensor) -> Tensor:
+        return z @ z.T
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors
+        return (gradient + gradient.T) @ z
 
 
 def squared_distances(z: Tensor) -> Tensor:
     """||z_i - z_j||^2 for every pair, (B, D) -> (B, B), through the Gram matrix: no (B, B, D) tensor."""
-    gram = z @ z.T
+    gram = Gram.apply(z)
     norms = gram.diagonal()
-    return norms[:, None] + norms[None, :] - 2 * gram
+    return torch.sub(norms[:, None] + norms, gram, alpha=2)
+
+
+def relative_distances(z: Tensor) -> Tensor:
+    """||u_i - u_j||^2 / D for every pair of the unit-RMS features u = z / rms(z), (B, D) -> (B, B); no scale is left.
+
+    The mean square of the features is trace(G) / (B D), so D cancels; the gradient flows through the division.
+    """
+    gram = Gram.apply(z)
+    norms = gram.diagonal()
+    squared = torch.sub(norms[:, None] + norms, gram, alpha=2)
+    return squared * (len(z) / norms.sum().clamp(min=TINY * z.numel()))
 
 
 def cosine_similarities(z: Tensor) -> Tensor:
     """z_i . z_j / (||z_i|| ||z_j||) for every pair, (B, D) -> (B, B)."""
-    unit = torch.nn.functional.normalize(z, dim=1)
-    return unit @ unit.T
+    gram = Gram.apply(z)
+    inverse = gram.diagonal().clamp(min=TINY).rsqrt()
+    return gram * inverse[:, None] * inverse
 
 
-def unit_rms(z: Tensor) -> Tensor:
-    """z divided by the root mean square of all its B * D numbers; the gradient flows through the division."""
-    return z * z.square().mean().clamp(min=1e-24).rsqrt()
+def squared_correlations(z: Tensor) -> Tensor:
+    """sum_{a!=b} Corr_ab^2 of the D features over the batch, (B, D) -> scalar.
+
+    With S (B, D) the features standardised one by one, ||S^T S||^2 = ||S S^T||^2: the smaller of both is formed.
+    """
+    centred = z - z.mean(0)
+    variance = centred.square().mean(0)
+    S = centred * (variance + 1e-6 * variance.detach().mean()).clamp(min=TINY).rsqrt()
+    gram = Gram.apply(S if S.shape[0] < S.shape[1] else S.T)
+    return (gram.square().sum() - S.square().sum(0).square().sum()) / len(z) ** 2
 
 
-def off_diagonal(pairs: Tensor) -> Tensor:
-    """(B, B) -> (B * (B-1),): every pair but i = j, without indexing."""
-    B = pairs.shape[0]
-    return pairs.flatten()[1:].view(B - 1, B + 1)[:, :-1].flatten()  # drops each diagonal entry
+def off_diagonal(pairs: Tensor, value: float) -> Tensor:
+    """(B, B), in place, with `value` instead of the pairs i = j, which then count for nothing."""
+    return pairs.fill_diagonal_(value)
 
 
-def log_mean_exp(values: Tensor) -> Tensor:
-    """log( mean_n exp(values_n) ), without overflow or underflow."""
-    return torch.logsumexp(values, 0) - math.log(values.numel())
+def log_mean_exp(values: Tensor, count: int) -> Tensor:
+    """log( sum_n exp(values_n) / count ), without overflow or underflow (torch.logsumexp takes ten times as long)."""
+    largest = values.detach().max()
+    return (values - largest).exp().sum().log() + largest - math.log(count)
 
 
 def normalised_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
     """The scale-free form of each variant; D_ij is a squared distance per dimension of unit-RMS features."""
+    pairs = len(z) * (len(z) - 1)
     if variant == "infonce_l2":  # log E_{i!=j} exp(-D_ij / tau)
-        return log_mean_exp(-off_diagonal(squared_distances(unit_rms(z)) / z.shape[1]) / tau)
+        return log_mean_exp(off_diagonal(relative_distances(z) / -tau, -math.inf), pairs)
     if variant == "infonce_cosine":  # log E_{i!=j} exp(-(1 - cos_ij) / tau)
-        return log_mean_exp((off_diagonal(cosine_similarities(z)) - 1) / tau)
+        return log_mean_exp(off_diagonal((cosine_similarities(z) - 1) / tau, -math.inf), pairs)
     if variant == "hinge":  # E_{i!=j} max(0, margin - D_ij)^2
-        return (margin - off_diagonal(squared_distances(unit_rms(z)) / z.shape[1])).clamp(min=0).square().mean()
-    centred = z - z.mean(0)  # covariance: sum_{a!=b} Corr_ab^2 / D, of features standardised one by one
-    standard = centred / (centred.square().mean(0) + 1e-6 * centred.square().mean().detach()).clamp(min=1e-24).sqrt()
-    correlation = standard.T @ standard / z.shape[0]
-    return (correlation.square().sum() - correlation.diagonal().square().sum()) / z.shape[1]
+        return off_diagonal(margin - relative_distances(z), 0).clamp(min=0).square().sum() / pairs
+    return squared_correlations(z) / z.shape[1]  # covariance: sum_{a!=b} Corr_ab^2 / D
 
 
 def released_loss(z: Tensor, variant: str, tau: float) -> Tensor:
     """The released formulas, i = j included; `margin` is 1 and tau is unused where the code does so."""
     if variant == "infonce_l2":
-        return log_mean_exp((-squared_distances(z) / tau).flatten())
+        return log_mean_exp(squared_distances(z) / -tau, len(z) ** 2)
     if variant == "infonce_cosine":  # log E exp(+cos / tau)
-        return log_mean_exp((cosine_similarities(z) / tau).flatten())
+        return log_mean_exp(cosine_similarities(z) / tau, len(z) ** 2)
     if variant == "hinge":
         return (1.0 - squared_distances(z)).clamp(min=0).square().mean()
     centred = z - z.mean(0)  # covariance: sum_{ab} Cov_ab^2, with the diagonal: it shrinks the features
@@ -87,9 +124,9 @@ def released_loss(z: Tensor, variant: str, tau: float) -> Tensor:
 def paper_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
     """Eq. 8-10 of the D2PPO paper at one denoising step, all pairs included (the paper has no covariance variant)."""
     if variant == "infonce_l2":
-        return log_mean_exp((-squared_distances(z) / tau).flatten())
+        return log_mean_exp(squared_distances(z) / -tau, len(z) ** 2)
     if variant == "infonce_cosine":  # D = 1 - cos
-        return log_mean_exp(((cosine_similarities(z) - 1) / tau).flatten())
+        return log_mean_exp((cosine_similarities(z) - 1) / tau, len(z) ** 2)
     return (margin - squared_distances(z)).clamp(min=0).square().mean()
 
 
@@ -131,6 +168,8 @@ class DispersiveLoss:
             )
         if config.temperature <= 0:
             raise UserError(f"dispersive.temperature is {config.temperature}; it must be above 0 (both papers use 0.5)")
+        if config.pairs < 0 or config.pairs == 1:
+            raise UserError(f"dispersive.pairs is {config.pairs}; give 0 (all pairs of the batch), or at least 2 rows")
         self.config = config
         self.first_rms: float | None = None
 
@@ -146,7 +185,7 @@ class DispersiveLoss:
 
     def of_feature(self, z: Tensor) -> Tensor:
         """The loss of one feature tensor, (B, ...) flattened for each sample; 0 for a batch of one, or when off."""
-        z, c = z.flatten(1), self.config  # [B, ...] -> [B, D]
+        z, c = self._rows(z).flatten(1), self.config  # [B, ...] -> [B, D]
         if z.shape[0] < 2 or c.mode == "off":
             return z.sum() * 0
         if c.mode == "normalised":
@@ -154,6 +193,14 @@ class DispersiveLoss:
         if c.mode == "paper":
             return paper_loss(z, c.variant, c.temperature, c.margin)
         return released_loss(z, c.variant, c.temperature)
+
+    def _rows(self, z: Tensor) -> Tensor:
+        """The first `pairs` rows of the batch, or all of it.
+
+        A batch is shuffled, so its first n rows are a uniform random subset: a mean over their pairs is an unbiased
+        estimate of the mean over all pairs (of InfoNCE the mean inside the logarithm; the scale is the subset's own).
+        """
+        return z[: self.config.pairs] if self.config.pairs else z
 
     def __call__(self, features: dict[str, Tensor], taps: tuple[str, ...]) -> Tensor:
         """Mean of the loss over the tapped features."""
@@ -187,8 +234,8 @@ def relative_distance(z: Tensor) -> float:
     """Mean distance of two different samples divided by sqrt(D) * RMS: sqrt(2) for independent centred features."""
     if z.shape[0] < 2:
         return 0.0
-    distances = off_diagonal(squared_distances(z)).clamp(min=0).sqrt()
-    return (distances.mean() / (z.square().mean() * z.shape[1]).sqrt().clamp(min=1e-12)).item()
+    distances = squared_distances(z).clamp(min=0).sqrt().sum() / (len(z) * (len(z) - 1))
+    return (distances / (z.square().mean() * z.shape[1]).sqrt().clamp(min=1e-12)).item()
 
 
 def effective_rank(z: Tensor) -> float:

@@ -82,6 +82,7 @@ class DispersiveConfig:
     weight: float = option(0.5, "lambda, the weight of the loss")
     temperature: float = option(0.5, "tau of the InfoNCE variants")
     margin: float = option(1.0, "epsilon of the hinge variant, on the (squared) distance of the mode")
+    pairs: int = option(0, "rows of a batch whose mutual pairs are compared: fewer are cheaper; 0: all rows")
 
 
 @dataclass

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
 
 from d2ppo_core.conf.schema import DispersiveConfig
 from d2ppo_core.diffusion.schedule import NoiseSchedule
-from d2ppo_core.dispersive import DispersiveLoss, effective_rank, relative_distance
+from d2ppo_core.dispersive import DispersiveLoss, Gram, effective_rank, relative_distance
 from d2ppo_core.errors import UserError
 from d2ppo_core.network_specs import MLPSpec, SamplerSpec
 from d2ppo_core.networks.mlp import DiffusionMLP
@@ -95,6 +97,29 @@ def test_collapsed_features_give_finite_loss_and_gradient(mode: str, variant: st
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
     assert gradient.norm() < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+@pytest.mark.parametrize(("mode", "variant"), PAIRS)
+def test_gradient_is_the_derivative(mode: str, variant: str, shape: tuple[int, int]) -> None:
+    """Float64, more samples than dimensions and fewer: all go through the hand-written gradient of the Gram matrix."""
+    loss = loss_of(mode, variant, margin=2.5)
+    z = (0.3 * torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(loss.of_feature, z)
+    assert torch.autograd.gradcheck(Gram.apply, z)
+
+
+@pytest.mark.parametrize("variant", ["infonce_l2", "infonce_cosine", "hinge"])
+def test_fewer_pairs_are_an_unbiased_sample_of_all(variant: str) -> None:
+    """Over every order of the batch the mean (inside the logarithm) is that of all pairs; rows of one length, as the
+    scale is the subset's own. Catches a wrong count of pairs and rows that are always the same."""
+    z = torch.nn.functional.normalize(torch.tensor(features("random", 6, 4)), dim=1)
+    whole, some = (loss_of("normalised", variant, pairs=n, margin=3.0) for n in (0, 3))
+    inside = torch.exp if variant.startswith("infonce") else torch.clone
+    values = [inside(some.of_feature(z[list(order)])).item() for order in permutations(range(6))]
+    assert np.mean(values) == pytest.approx(inside(whole.of_feature(z)).item(), rel=1e-12)
+    assert np.std(values) > 1e-3
+    assert loss_of("normalised", variant, pairs=99).of_feature(z) == loss_of("normalised", variant).of_feature(z)
 
 
 def test_published_reference_values() -> None:
@@ -233,6 +258,8 @@ def test_off_weight_zero_and_single_samples() -> None:
         {"variant": "l2"},
         {"layer": "4"},
         {"temperature": 0.0},
+        {"pairs": 1},
+        {"pairs": -3},
         {"mode": "paper", "variant": "covariance"},
     ],
 )
