@@ -13,7 +13,14 @@ import torch
 from torch import nn
 
 from d2ppo_core.contract import Camera
-from d2ppo_core.network_specs import GaussianMLPSpec, GMMMLPSpec, UNetSpec, VisionSpec
+from d2ppo_core.network_specs import (
+    GaussianMLPSpec,
+    GaussianTransformerSpec,
+    GMMMLPSpec,
+    GMMTransformerSpec,
+    UNetSpec,
+    VisionSpec,
+)
 from oracles import Array, Weights, layer_norm, linear, mish, plain_trunk, residual_trunk
 
 Features = dict[str, Array]
@@ -30,6 +37,13 @@ def randomised(module: nn.Module, scale: float = 0.3) -> nn.Module:
         for p in module.double().parameters():
             p.add_(scale * torch.randn_like(p))
     return module
+
+
+def assert_features(features: dict[str, torch.Tensor], expected: Features) -> None:
+    """The same names in the same order, and the same values."""
+    assert list(features) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(features[name].detach(), value, atol=1e-8, err_msg=name)
 
 
 def trunk(w: Weights, name: str, x: Array, spec: object) -> tuple[Array, Features]:
@@ -157,6 +171,47 @@ def gmm_mlp(w: Weights, spec: GMMMLPSpec, shape: Sequence[int], state: Array) ->
     out, features = trunk(w, "means", code, spec)
     logits, _ = trunk(w, "logits", code, spec)
     return np.tanh(out).reshape(len(state), spec.modes, *shape), logits, extra | features
+
+
+# --- transformers -----------------------------------------------------------------------------------------------------
+
+
+def decoder(w: Weights, depth: int, heads: int, code: Array) -> tuple[Array, list[Array]]:
+    """One sample's code (C,) -> vectors of the chunk's steps (H, width), and each layer's output."""
+    token = linear(w, "decoder.token", code) + w["decoder.position"]
+    memory = linear(w, "decoder.remember.2", mish(linear(w, "decoder.remember.0", token)))[None]
+    h, outputs = w["decoder.queries"], []
+    for n in range(depth):
+        h = transformer_layer(w, f"decoder.layers.{n}", h, heads, memory)
+        outputs.append(h)
+    return norm(w, "decoder.norm", h), outputs
+
+
+def transformer(
+    w: Weights, spec: GaussianTransformerSpec | GMMTransformerSpec, head: str, code: Array
+) -> tuple[Array, Array, Features]:
+    """Vectors of the steps (B, H, width), what `head` makes of them (B, H, D), and features."""
+    steps, features = [], {}
+    for row in code:
+        vectors, outputs = decoder(w, spec.depth, spec.heads, row)
+        steps.append(vectors)
+        for n, output in enumerate(outputs):
+            features.setdefault(f"layer{n}", []).append(output)
+    out = linear(w, head, np.array(steps))
+    return np.array(steps), out, {n: np.array(values) for n, values in features.items()} | {"output": out}
+
+
+def gaussian_transformer(w: Weights, spec: GaussianTransformerSpec, code: Array) -> tuple[Array, Features]:
+    """Means (B, H, Da) and features."""
+    _, out, features = transformer(w, spec, "mean", code)
+    return np.tanh(out), features
+
+
+def gmm_transformer(w: Weights, spec: GMMTransformerSpec, code: Array) -> tuple[Array, Array, Features]:
+    """Means (B, M, H, Da), logits (B, M) and features. A step's outputs are mode after mode."""
+    steps, out, features = transformer(w, spec, "means", code)
+    means = np.stack(np.split(np.tanh(out), spec.modes, -1), 1)
+    return means, linear(w, "logits", steps.reshape(len(code), -1)), features
 
 
 # --- UNet -------------------------------------------------------------------------------------------------------------

@@ -10,10 +10,16 @@ from .critics import StateCritic, ViTCritic
 from .direct import GMMMLP, GaussianMLP
 from .encoder import Network
 from .mlp import DiffusionMLP
+from .transformer import GaussianTransformer, GMMTransformer
 from .unet import UNet1D
 
 NOISE_PREDICTORS: dict[str, type[Network]] = {"diffusion_mlp": DiffusionMLP, "diffusion_unet": UNet1D}
-DIRECT: dict[str, type[Network]] = {"gaussian_mlp": GaussianMLP, "gmm_mlp": GMMMLP}
+DIRECT: dict[str, type[Network]] = {
+    "gaussian_mlp": GaussianMLP,
+    "gmm_mlp": GMMMLP,
+    "gaussian_transformer": GaussianTransformer,
+    "gmm_transformer": GMMTransformer,
+}
 
 
 def build_network(

@@ -10,7 +10,7 @@ import torch
 
 from d2ppo_core.network_specs import GaussianMLPSpec, GMMMLPSpec, MLPSpec
 from d2ppo_core.networks.build import build_network
-from network_oracles import Array, gaussian_mlp, gmm_mlp, randomised
+from network_oracles import Array, assert_features, gaussian_mlp, gmm_mlp, randomised
 from oracles import weights_of
 
 CHUNK, STATE = (3, 2), 5
@@ -25,12 +25,6 @@ def states(count: int) -> Array:
     return np.random.default_rng(2).normal(size=(count, STATE))
 
 
-def same(features: dict[str, torch.Tensor], expected: dict[str, Array]) -> None:
-    assert list(features) == list(expected)
-    for name, value in expected.items():
-        np.testing.assert_allclose(features[name].detach(), value, atol=1e-8, err_msg=name)
-
-
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_gaussian_equals_numpy(form: dict) -> None:
     spec = GaussianMLPSpec(**form)
@@ -39,7 +33,7 @@ def test_gaussian_equals_numpy(form: dict) -> None:
     expected, expected_features = gaussian_mlp(weights_of(network), spec, CHUNK, state)
     assert mean.shape == (6, *CHUNK)
     np.testing.assert_allclose(mean.detach(), expected, atol=1e-8)
-    same(features, expected_features)
+    assert_features(features, expected_features)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -51,7 +45,7 @@ def test_mixture_equals_numpy(form: dict) -> None:
     assert means.shape == (6, 4, *CHUNK)
     np.testing.assert_allclose(means.detach(), expected, atol=1e-8)
     np.testing.assert_allclose(logits.detach(), expected_logits, atol=1e-8)
-    same(features, expected_features)
+    assert_features(features, expected_features)
 
 
 @pytest.mark.parametrize("spec", [GaussianMLPSpec(hidden=(8,) * 7), GMMMLPSpec(hidden=(8,) * 7)], ids=lambda s: s.kind)

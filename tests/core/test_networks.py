@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from d2ppo_core.network_specs import GaussianMLPSpec, GMMMLPSpec, MLPSpec, SamplerSpec, UNetSpec, VisionSpec
+from d2ppo_core.network_specs import (
+    GaussianMLPSpec,
+    GaussianTransformerSpec,
+    GMMMLPSpec,
+    GMMTransformerSpec,
+    MLPSpec,
+    SamplerSpec,
+    UNetSpec,
+    VisionSpec,
+)
 from d2ppo_core.networks.blocks import ResidualBlock
 from d2ppo_core.networks.build import build_critic, build_network
 from d2ppo_core.networks.critics import StateCritic
@@ -62,6 +71,12 @@ PUBLISHED = {  # network, (H, Da), state size, cameras, parameters
     "gmm can": (GMMMLPSpec(), (4, 7), 23, (), 1_149_585),
     "gmm square": (GMMMLPSpec(**wide(1024)), (4, 7), 23, (), 4_396_177),
     "gmm transport": (GMMMLPSpec(**wide(1024)), (8, 14), 59, (), 4_900_405),
+    "gaussian transformer can": (GaussianTransformerSpec(), (4, 7), 23, (), 674_983),
+    "gaussian transformer square": (GaussianTransformerSpec(width=160), (4, 7), 23, (), 1_862_247),
+    "gaussian transformer transport": (GaussianTransformerSpec(width=160), (8, 14), 59, (), 1_869_774),
+    "gmm transformer can": (GMMTransformerSpec(), (4, 7), 23, (), 679_624),
+    "gmm transformer square": (GMMTransformerSpec(width=160), (4, 7), 23, (), 1_869_960),
+    "gmm transformer transport": (GMMTransformerSpec(width=160), (8, 14), 59, (), 1_885_195),
     "unet lift": (UNetSpec(width=40), (4, 7), 19, (), 648_615),
     "unet can": (UNetSpec(width=40), (4, 7), 23, (), 652_455),
     "unet square": (UNetSpec(), (4, 7), 23, (), 1_623_255),

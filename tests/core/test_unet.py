@@ -10,7 +10,7 @@ from torch import Tensor
 from d2ppo_core.network_specs import UNetSpec, VisionSpec
 from d2ppo_core.networks.build import build_network
 from d2ppo_core.networks.unet import UNet1D
-from network_oracles import camera, frequencies, randomised, unet
+from network_oracles import assert_features, camera, frequencies, randomised, unet
 from oracles import weights_of
 
 STATE = 5
@@ -37,9 +37,7 @@ def test_forward_equals_numpy(spec: UNetSpec, chunk: tuple[int, int]) -> None:
     out, features = network(torch.tensor(x), torch.tensor(t), network.encode(torch.tensor(state)))
     expected, expected_features = unet(weights_of(network), spec, x, t, state)
     np.testing.assert_allclose(out.detach(), expected, atol=1e-8)
-    assert list(features) == list(expected_features)
-    for name, value in expected_features.items():
-        np.testing.assert_allclose(features[name].detach(), value, atol=1e-8, err_msg=name)
+    assert_features(features, expected_features)
 
 
 def test_one_that_sees_takes_the_code_as_a_state() -> None:

@@ -10,7 +10,7 @@ from d2ppo_core.network_specs import GaussianMLPSpec, MLPSpec, VisionSpec
 from d2ppo_core.networks.build import build_critic, build_network
 from d2ppo_core.networks.critics import ViTCritic
 from d2ppo_core.networks.vision import VisionEncoder, ViT, draw_shift, random_shift
-from network_oracles import camera, gaussian_mlp, randomised, vision_encoder
+from network_oracles import assert_features, camera, gaussian_mlp, randomised, vision_encoder
 from oracles import residual_trunk, weights_of
 
 SMALL = VisionSpec(width=8, depth=2, heads=2, features=6)
@@ -56,9 +56,7 @@ def test_a_policy_that_sees_equals_numpy() -> None:
     mean, features = network(network.encode(torch.tensor(state), torch.tensor(images)))
     expected, expected_features = gaussian_mlp(weights_of(network), spec, (3, 2), state, images)
     np.testing.assert_allclose(mean.detach(), expected, atol=1e-8)
-    assert list(features) == list(expected_features)
-    for name, value in expected_features.items():
-        np.testing.assert_allclose(features[name].detach(), value, atol=1e-8, err_msg=name)
+    assert_features(features, expected_features)
 
 
 def test_a_noise_predictor_that_sees_takes_the_code_as_a_state() -> None:
@@ -174,3 +172,14 @@ def test_drawn_shifts_are_uniform_and_keyed() -> None:
     counts = torch.bincount(offsets.flatten(), minlength=9)  # 3600 draws of 9 values, 400 each
     assert len(counts) == 9
     assert (counts - 400).abs().max() < 100
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_sees_the_same() -> None:
+    """Attention chooses its kernel by itself, and the shift is exact."""
+    encoder, state, images = small_encoder(), torch.tensor(states(2)), torch.tensor(views(2))
+    offsets = draw_shift((2, HISTORY, 2), 3, torch.Generator().manual_seed(0))
+    shifted = random_shift(images, offsets, 3)
+    assert torch.equal(random_shift(images.cuda(), offsets.cuda(), 3).cpu(), shifted)
+    expected = encoder(state, shifted)
+    torch.testing.assert_close(encoder.cuda()(state.cuda(), shifted.cuda()).cpu(), expected)
