@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 from ..contract import ActionSpec, Camera, ObservationSpec, SimulatorSpec
 from ..errors import UserError
 from ..files import atomic_path, sha256
+from . import robosuite15
 
 RENDERING = "rendering"
 """Attribute of `data` that says how the images were made: JSON, a list of `contract.Camera`."""
@@ -114,12 +116,18 @@ def read_demonstrations(
             names = names[:max_episodes] if max_episodes else names
             if not names:
                 raise UserError(f"{path} holds no demonstrations; record some with `d2ppo demos`")
-            states = [_states(data[name], observation, path) for name in names]
+            states = [_states(data[name], observation, simulator, path) for name in names]
             actions = [_actions(data[name], action, path) for name in names]
             images = {c.name: [_images(data[name], c, path) for name in names] for c in observation.cameras}
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a readable robomimic HDF5 file ({error}); copy or record it again") from error
+    if _is_15(simulator.version):
+        print(f"{path} was recorded with robosuite {simulator.version}: {robosuite15.NOTE}", file=sys.stderr)
     return Demonstrations(str(path), digest, simulator, states, actions, images)
+
+
+def _is_15(version: str) -> bool:
+    return version.startswith("1.5")
 
 
 def _simulator(data: h5py.Group, path: Path, environment: str, action: ActionSpec) -> SimulatorSpec:
@@ -135,28 +143,31 @@ def _simulator(data: h5py.Group, path: Path, environment: str, action: ActionSpe
             f"{path} holds demonstrations of {name or 'an unnamed task'}, not of {environment}; "
             "choose the matching task="
         )
-    if version.startswith("1.5"):
-        raise UserError(
-            f"{path} was recorded with robosuite {version}, whose controllers and object order differ from 1.4.1; "
-            "use the v1.4.1 file of the same task"
-        )
     controller = kwargs.get("controller_configs") or {}
     wrong = []
     if kwargs.get("control_freq", action.control_hz) != action.control_hz:
         wrong.append(f"control_freq {kwargs['control_freq']} instead of {action.control_hz}")
-    if controller:
+    if _is_15(version):
+        wrong += robosuite15.controller_differences(kwargs, action)
+    elif controller:
         wrong += _controller_differences(controller, action)
     if wrong:
+        made = f"recorded with robosuite {version}" if _is_15(version) else "recorded"
         raise UserError(
-            f"{path} was recorded under another contract: {'; '.join(wrong)}; use data of the task's own controller"
+            f"{path} was {made} under another contract: {'; '.join(wrong)}; use data of the task's own controller"
         )
-    about = (
-        f"{controller.get('type', 'none')} kp {controller.get('kp')} damping {controller.get('damping')}"
-        if controller
-        else "none"
-    )
+    about = _about_controller(version, kwargs)
     simulator = kwargs.get("simulator", "robosuite")
     return SimulatorSpec(name=simulator, version=version, environment=name, controller=about)
+
+
+def _about_controller(version: str, env_kwargs: dict[str, Any]) -> str:
+    if _is_15(version):
+        return robosuite15.describe_controller(env_kwargs)
+    controller = env_kwargs.get("controller_configs")
+    if not controller:
+        return "none"
+    return f"{controller.get('type', 'none')} kp {controller.get('kp')} damping {controller.get('damping')}"
 
 
 def _controller_differences(controller: dict[str, Any], action: ActionSpec) -> list[str]:
@@ -171,9 +182,9 @@ def _controller_differences(controller: dict[str, Any], action: ActionSpec) -> l
     return wrong
 
 
-def _states(demo: h5py.Group, observation: ObservationSpec, path: Path) -> np.ndarray:
+def _states(demo: h5py.Group, observation: ObservationSpec, simulator: SimulatorSpec, path: Path) -> np.ndarray:
     """(T, Do) float32 in the contract's order."""
-    columns = []
+    columns = {}
     for key in observation.lowdim:
         where = f"{path}: {demo.name}/obs/{key.name}"
         if f"obs/{key.name}" not in demo:
@@ -181,12 +192,15 @@ def _states(demo: h5py.Group, observation: ObservationSpec, path: Path) -> np.nd
         column = np.asarray(demo[f"obs/{key.name}"])
         if column.ndim != 2 or column.shape[1] != key.size:
             raise UserError(f"{where} has shape {column.shape}, expected (T, {key.size}); is it the file of this task?")
-        columns.append(_finite(column, where))
-    if len({len(c) for c in columns}) != 1:
+        columns[key.name] = _finite(column, where)
+    if len({len(c) for c in columns.values()}) != 1:
         raise UserError(
             f"{path}: {demo.name} has observations of different lengths; the file is damaged, record it again"
         )
-    return np.concatenate(columns, axis=1, dtype=np.float32)  # To = 1 each: [T, size] ... -> [T, Do]
+    if _is_15(simulator.version) and "object" in columns:
+        where = f"{path}: {demo.name}/obs/object"
+        columns["object"] = robosuite15.object_as_in_141(simulator.environment, columns, where)
+    return np.concatenate(list(columns.values()), axis=1, dtype=np.float32)  # To = 1 each: [T, size] ... -> [T, Do]
 
 
 def _actions(demo: h5py.Group, action: ActionSpec, path: Path) -> np.ndarray:
