@@ -106,10 +106,11 @@ class Bare:
         self._env, self._core = env, load_core()
         self._substeps = env.task.facts.control.substeps
         self._data = mujoco.MjData(env.model)
-        self._tapes, self._starts, self._ends = [], [], []
+        self._tapes, self._starts, self._ends, self._models = [], [], [], []
         for seed in range(episodes):
             env.reset([0], [seed])
             self._starts.append(env.data[0].qpos.copy())
+            self._models.append(env.worlds.addresses[0])
             tape = np.zeros((EPISODE, self._substeps, env.model.nu))
             for action, controls in zip(actions(env.action.size, seed), tape, strict=True):
                 self._core.d2_tape(env._batch, 0, action.ctypes.data, controls.ctypes.data)
@@ -129,9 +130,8 @@ class Bare:
 
     def work(self) -> int:
         controls = self._tapes[self._episode][self._at : self._at + CHUNK]
-        self._core.d2_bare(
-            self._env.model._address, self._data._address, controls.ctypes.data, CHUNK * self._substeps
-        )
+        model = self._models[self._episode]
+        self._core.d2_bare(model, self._data._address, controls.ctypes.data, CHUNK * self._substeps)
         self._at += CHUNK
         return CHUNK
 

@@ -34,7 +34,7 @@ from .toy import Reach
 from .vector import build_robosuite
 
 STEPS_AFTER_SUCCESS = (5, 10)  # control steps, so that the data show holding the result
-RECORDER_VERSION = 4  # raise it whenever an expert or the recording changes: parts of two versions are never mixed
+RECORDER_VERSION = 5  # raise it whenever an expert or the recording changes: parts of two versions are never mixed
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class Recorder:
         expert = self._expert(rng, getattr(self._simulation, "truth", first), self._manner)
         linger = int(rng.integers(*STEPS_AFTER_SUCCESS, endpoint=True))
         arrays, success = self._play(first, expert, ActionNoise(rng, self._deviations()), linger)
+        arrays["model_file"] = np.array(self._simulation.model_xml())  # robosuite draws geometry for each episode
         trial = Trial(seed, expert.mode, success, len(arrays["actions"]))
         save_part(self._parts, trial, arrays if success else {})
         return trial
@@ -154,9 +155,9 @@ class Recorder:
         """The observation, and what each camera sees now: (H, W, 3) uint8."""
         return {**seen, **self._simulation.images(self._simulation.view())} if self._settings.cameras else seen
 
-    def about(self) -> dict[str, Any]:
-        """What the file says of the environment: robomimic's env_args, and the model."""
-        return {"env_args": self._simulation.env_args(), "model_file": self._simulation.model_xml()}
+    def env_args(self) -> dict[str, Any]:
+        """robomimic's description of the environment."""
+        return self._simulation.env_args()
 
     def close(self) -> None:
         self._simulation.close()
@@ -180,15 +181,15 @@ def record(
     try:
         for _ in _try_seeds(pool, settings, episodes, trials):
             on_trial(sorted(trials.values(), key=lambda t: t.seed))
-        pool.send(0, "about")
-        about = pool.receive(0)
+        pool.send(0, "env_args")
+        env_args = pool.receive(0)
     finally:
         pool.close()
     used = _prefix(trials, settings.first_seed, episodes)
     kept = [trial for trial in used if trial.success]
     attrs = {"settings": json.dumps(asdict(settings)), "acceptance": json.dumps(acceptance(used))}
     attrs |= {RENDERING: json.dumps(settings.cameras)} if settings.cameras else {}
-    write_demonstrations(out, (load_episode(parts, t, about["model_file"]) for t in kept), about["env_args"], attrs)
+    write_demonstrations(out, (load_episode(parts, t) for t in kept), env_args, attrs)
     shutil.rmtree(parts)
     return used
 
@@ -279,13 +280,14 @@ def _open_part(path: Path) -> Any:
         raise UserError(f"{path} is damaged ({error}); remove it and run the same command again") from error
 
 
-def load_episode(parts: Path, trial: Trial, model_file: str) -> Episode:
+def load_episode(parts: Path, trial: Trial) -> Episode:
     """A part as robomimic's layout wants it. Images are not stored a second time, one step later, under next_obs."""
     with _open_part(parts / f"{trial.seed:010d}.npz") as part:
         seen = {name[4:]: part[name] for name in part.files if name.startswith("obs/")}
         done = part["successes"].astype(np.int64)
         done[-1] = 1
         actions, rewards, states = part["actions"], part["rewards"], part["states"]
+        model_file = str(part["model_file"])
     return Episode(
         obs={name: value[:-1] for name, value in seen.items()},
         actions=actions,

@@ -1,12 +1,13 @@
 """Domain randomisation: named terms, each with its range and unit, drawn for each episode from (its seed, its name).
 
 So a term draws the same whether others are on or not, and an episode does not depend on workers or on those before it.
-Only numbers are drawn here; `randomised_env.py` applies them and puts the model back.
+The simulators apply what is drawn here: `randomised_env.py` and `native/worlds.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -214,6 +215,22 @@ def _friction(term: Friction, model: Any, rng: np.random.Generator) -> Arrays:
     for geoms, factor in zip(groups, factors(rng, term.factor, len(groups)), strict=True):
         sliding[geoms, 0] *= factor
     return {"geom_friction": sliding}
+
+
+@contextmanager
+def applied(model: Any, fields: Arrays) -> Iterator[None]:
+    """The model with these fields; put back, bit for bit, afterwards."""
+    before = {name: getattr(model, name).copy() for name in fields}
+    try:
+        _write(model, fields)
+        yield
+    finally:
+        _write(model, before)
+
+
+def _write(model: Any, fields: Arrays) -> None:
+    for name, value in fields.items():
+        getattr(model, name)[:] = value
 
 
 def deviations(term: ObservationNoise, keys: Sequence[LowDim]) -> dict[str, np.ndarray]:

@@ -7,14 +7,13 @@ for bit, right after: whoever else steps it sees the model as it was compiled.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from .episode import Observation, Outcome
-from .randomise import Arrays, Randomisation, deviations, draw_model, generator
+from .randomise import Arrays, Randomisation, applied, deviations, draw_model, generator
 from .robosuite_env import RobosuiteEnv
 
 
@@ -65,16 +64,9 @@ class RandomisedEnv:
                 seen[name] /= np.linalg.norm(seen[name])
         return seen
 
-    @contextmanager
-    def _applied(self) -> Iterator[None]:
+    def _applied(self) -> AbstractContextManager[None]:
         """The model with this episode's fields."""
-        model = self.env.model
-        before = {name: getattr(model, name).copy() for name in self._drawn}
-        try:
-            _write(model, self._drawn)
-            yield
-        finally:
-            _write(model, before)
+        return applied(self.env.model, self._drawn)
 
     def view(self) -> Any:
         """What the cameras saw when what the policy now gets was seen."""
@@ -100,7 +92,3 @@ class RandomisedEnv:
     def close(self) -> None:
         self.env.close()
 
-
-def _write(model: Any, fields: Arrays) -> None:
-    for name, value in fields.items():
-        getattr(model, name)[:] = value

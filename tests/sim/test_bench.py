@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from d2ppo_core import cli
 from d2ppo_sim.bench_measure import Bare, Clock, measure
-from native_support import native
+from native_support import native, resident
 
 pytestmark = pytest.mark.sim
 
@@ -61,11 +60,6 @@ def test_native_is_as_fast_as_promised(environment):
     ratios = measure(environment, 4.0, 1)["ratios"]
     assert ratios["native_over_stock"] >= (6 if environment == "TwoArmTransport" else 8)
     assert ratios["native_over_bare"] >= 0.85
-
-
-def resident() -> float:
-    """MB of memory that this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def soak(steps: int, envs: int = 8, chunk: int = 10) -> np.ndarray:

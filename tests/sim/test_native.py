@@ -11,7 +11,7 @@ from d2ppo_core.errors import UserError
 from d2ppo_sim.experts import ActionNoise, LiftExpert
 from d2ppo_sim.native.compiler import eigen_address, load_core
 from d2ppo_sim.robosuite_env import ROBOTS, RobosuiteEnv
-from native_support import adopt, compared, native, touching_pairs
+from native_support import adopt, compared, native, seed_of, touching_pairs
 
 pytestmark = pytest.mark.sim
 
@@ -173,9 +173,10 @@ def test_chunks_history_and_episode_ends_equal_robosuites(references):
     """A whole successful episode: the same numbers of control steps, flags and windows as the stock VectorEnv's."""
     from d2ppo_sim.episode import Episode
 
-    chunks = expert_chunks(native("Lift"), 4, 20)
     env = native("Lift", history=3, limit=75, terminate=True)
-    env.reset([0], [4])
+    seed = seed_of(env)  # robosuite's own geometry here
+    chunks = expert_chunks(native("Lift"), seed, 20)
+    env.reset([0], [seed])
     episode = Episode(references("Lift"), 3, 75, True)
     episode.reset(0)
     reference = episode.simulation

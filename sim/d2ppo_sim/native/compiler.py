@@ -26,7 +26,9 @@ SOURCES = ("core.hpp", "control.hpp", "reading.hpp", "core.cpp")
 # No -ffast-math, no contraction to fused multiply-add: results must equal robosuite's. No -march=native: the cache may
 # be shared by several machines.
 FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off", "-fPIC", "-shared", "-pthread")
-NUMBA_SOURCES = ("layout.py", "numba_memory.py", "numba_control.py", "numba_reading.py", "numba_core.py")
+NUMBA_SOURCES = (
+    "layout.py", "structures.py", "numba_memory.py", "numba_control.py", "numba_reading.py", "numba_core.py"
+)
 
 
 def cache_folder() -> Path:

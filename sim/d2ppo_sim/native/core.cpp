@@ -24,11 +24,22 @@ bool state_was_bad(const mjData* d) {
   return false;
 }
 
+// Move the rows (L, size) of an environment up by one; where to write the newest.
+double* push(double* all, int env, int length, long long size) {
+  double* rows = all + env * length * size;
+  std::copy(rows + size, rows + length * size, rows);
+  return rows + (length - 1) * size;
+}
+
 void push_history(const Batch& b, int env, const double* newest) {
-  const int size = b.observation_size;
-  double* rows = b.history + static_cast<long long>(env) * b.history_length * size;
-  std::copy(rows + size, rows + b.history_length * size, rows);
-  std::copy(newest, newest + size, rows + (b.history_length - 1) * size);
+  std::copy(newest, newest + b.observation_size, push(b.history, env, b.history_length, b.observation_size));
+}
+
+// A state that is not finite leaves the last view in place.
+void push_view(const Batch& b, int env, bool good = true) {
+  if (!b.views) return;
+  double* newest = push(b.views, env, b.history_length, view_size(b.models[env]));
+  if (good) view(b.models[env], b.data[env], newest);
 }
 
 // Start an episode at `qpos`. robosuite builds its controller before it opens the fingers, and that controller's first
@@ -61,7 +72,10 @@ void start(const Batch& b, int env, const double* qpos) {
   }
   std::vector<double> seen(b.observation_size);
   observe(b, d, seen.data());
-  for (int i = 0; i < b.history_length; ++i) push_history(b, env, seen.data());
+  for (int i = 0; i < b.history_length; ++i) {
+    push_history(b, env, seen.data());
+    push_view(b, env);
+  }
   b.steps[env] = 0;
   b.over[env] = 0;
 }
@@ -106,6 +120,7 @@ Outcome run_chunk(const Batch& b, int env, const double* actions, int length) {
     }
     if (!good) std::copy(newest - b.observation_size, newest, seen.begin());  // the last finite one
     push_history(b, env, seen.data());
+    push_view(b, env, good);
     const bool success = good && succeeded(b, b.data[env]);
     out.reward += success;
     out.success |= success;

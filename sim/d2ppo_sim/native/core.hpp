@@ -74,7 +74,8 @@ struct Batch {
   const mjModel** models;    // (N), of equal sizes; may all be the same
   mjData** data;             // (N)
   Control* control;          // (N, arms)
-  double* history;           // (N, To, Do), oldest first
+  double* history;           // (N, L, Do), oldest first
+  double* views;             // (N, L, view_size(model)): where everything stood, for pictures; null: not wanted
   long long* steps;          // (N) control steps of the running episode
   unsigned char* over;       // (N)
   const unsigned char* geom_group;  // (ngeom) bits for kTouching

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..robosuite_env import CAMERAS, RobosuiteEnv
+from ..robosuite_env import CAMERAS, MODEL_SEED, RobosuiteEnv, compiled, numpy_seeded
 from .task_model import Arm, Control, Placement, Read, Success, TaskFacts, TaskModel
 from .trimming import trim
+from .variants import compare
 
 POSTURE_KP = 10.0  # of robosuite's null-space torques
+SAMPLED = ("Lift", "TwoArmTransport")  # whose hard reset draws the cube's size, the hammer's head
+VARIANTS = 16  # geometries of those, the first included
 HAMMER_TURNS = ((0.5, -0.5, 0.5, -0.5), (-0.5, -0.5, -0.5, -0.5))  # robosuite draws one of them
 
 
@@ -20,14 +23,13 @@ def build(environment: str) -> TaskModel:
     """The task as robosuite builds it, trimmed of what cannot matter."""
     import mujoco
 
+    compiled.cache_clear()  # MuJoCo writes the MJCF of the model that it compiled last
     live = RobosuiteEnv(environment)
     try:
         env = live.env
-        model = copy.copy(env.sim.model._model)
-        placements = tuple(_placements(env))
-        unused = [int(np.flatnonzero(model.jnt_qposadr == p.qpos)[0]) for p in placements if not p.shown]
-        trim(model, unused, len(env.robots))
         reads, success, groups = _reading(environment, env)
+        model, placements, xmls = _trimmed(env), [], []
+        variants = compare(_geometries(live, placements, xmls))
         facts = TaskFacts(
             mujoco=mujoco.__version__,
             environment=environment,
@@ -35,7 +37,8 @@ def build(environment: str) -> TaskModel:
             action=live.action,
             simulator=live.simulator.model_copy(update={"name": "robosuite-native"}),
             arms=tuple(_arm(env, robot) for robot in env.robots),
-            placements=placements,
+            placements=placements[0],
+            other_placements=tuple(placements[1:]),
             reads=reads,
             success=success,
             touch_groups=groups,
@@ -43,9 +46,29 @@ def build(environment: str) -> TaskModel:
             camera=CAMERAS.get(environment, "agentview"),
             env_args=live.env_args(),
         )
-        return TaskModel(facts, _binary(model), live.model_xml())
+        return TaskModel(facts, _binary(model), tuple(xmls), variants)
     finally:
         live.close()
+
+
+def _geometries(live: RobosuiteEnv, placements: list[tuple[Placement, ...]], xmls: list[str]) -> Iterator[Any]:
+    """The trimmed model as it is, then those that robosuite's hard resets draw; fills in their rules and MJCF."""
+    env, count = live.env, VARIANTS if live.environment in SAMPLED else 1
+    env.hard_reset = True
+    for number in range(count):
+        if number:
+            with numpy_seeded(MODEL_SEED + number):
+                env.reset()
+        placements.append(tuple(_placements(env)))
+        xmls.append(live.model_xml())
+        yield _trimmed(env)
+
+
+def _trimmed(env: Any) -> Any:
+    model = copy.copy(env.sim.model._model)
+    unused = [int(np.flatnonzero(model.jnt_qposadr == p.qpos)[0]) for p in _placements(env) if not p.shown]
+    trim(model, unused, len(env.robots))
+    return model
 
 
 def _binary(model: Any) -> bytes:

@@ -46,8 +46,8 @@ class CControl(Structure):
 class CBatch(Structure):
     _fields_ = (
         ("task", POINTER(CTask)), ("models", POINTER(c_void_p)), ("data", POINTER(c_void_p)),
-        ("control", POINTER(CControl)),
-        ("history", c_void_p), ("steps", c_void_p), ("over", c_void_p), ("geom_group", c_void_p), ("eigen", c_void_p),
+        ("control", POINTER(CControl)), ("history", c_void_p), ("views", c_void_p), ("steps", c_void_p),
+        ("over", c_void_p), ("geom_group", c_void_p), ("eigen", c_void_p),
         ("history_length", c_int), ("observation_size", c_int), ("max_steps", c_int), ("terminate_at_success", c_int),
     )
 

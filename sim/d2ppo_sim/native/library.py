@@ -21,7 +21,7 @@ from .task_model import TaskModel, load_task_model
 BUNDLES = "D2PPO_BUNDLES"  # environment variable: a folder of files that `d2ppo bundle` wrote
 KEPT_MODELS = 2  # of each environment in the cache
 # What a cached model was made by.
-_MAKERS = ("from_robosuite.py", "trimming.py", "task_model.py", "../robosuite_env.py")
+_MAKERS = ("from_robosuite.py", "trimming.py", "variants.py", "task_model.py", "../robosuite_env.py")
 
 
 @lru_cache(maxsize=4)

@@ -37,7 +37,7 @@ from .numba_memory import (
     outcome_at,
     task_of,
 )
-from .numba_reading import observe, quaternion_of, succeeded
+from .numba_reading import observe, quaternion_of, succeeded, view, view_size
 
 WARNINGS = int(mujoco.mjtWarning.mjNWARNING)
 BAD = tuple(int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{name}")) for name in ("QPOS", "QVEL", "QACC", "CTRL"))
@@ -60,12 +60,28 @@ def state_was_bad(d):
 
 
 @njit
+def push(rows, size):
+    """Move the rows (L * size,) up by one; where to write the newest (size,)."""
+    rows[:-size] = rows[size:].copy()
+    return rows[-size:]
+
+
+@njit
 def push_history(batch, env, newest):
+    """The newest observation."""
     size, length = batch.observation_size, batch.history_length
-    rows = doubles(batch.history, env * length * size, length * size)
-    for i in range((length - 1) * size):
-        rows[i] = rows[i + size]
-    rows[(length - 1) * size :] = newest
+    push(doubles(batch.history, env * length * size, length * size), size)[:] = newest
+
+
+@njit
+def push_view(batch, env, m, d, good):
+    """The newest view. A state that is not finite leaves the last one in place."""
+    if batch.views == 0:
+        return
+    size, length = view_size(m), batch.history_length
+    newest = push(doubles(batch.views, env * length * size, length * size), size)
+    if good:
+        view(m, d, newest)
 
 
 @njit
@@ -130,6 +146,7 @@ def start(batch_address, env, starts_address, number):
     observe(batch, m, d, seen)
     for _ in range(batch.history_length):
         push_history(batch, env, seen)
+        push_view(batch, env, m, d, True)
     doubles(batch.steps, env, 1).view(np.int64)[0] = 0
     octets(batch.over, env + 1)[env] = 0
 
@@ -157,6 +174,7 @@ def run_chunk(batch_address, env, actions_address, length, outcome_address):
         if not good:
             seen[:] = newest  # the last finite one
         push_history(batch, env, seen)
+        push_view(batch, env, m, d, good)
         success = good and succeeded(batch, m, d)
         reward += success
         any_success |= success

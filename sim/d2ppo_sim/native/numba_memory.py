@@ -7,40 +7,15 @@ Addresses are integers throughout.
 from __future__ import annotations
 
 import ctypes
-from math import prod
-from typing import Any
 
 import llvmlite.binding
 import numpy as np
-from mujoco.introspect import ast_nodes
-from mujoco.introspect.structs import STRUCTS
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
 from . import layout
 from .compiler import eigen_address, mujoco_library
-
-_NUMBERS = {"mjtNum": "f8", "int": "i4", "mjtByte": "u1", "mjtSize": "i8", "size_t": "u8", "uintptr_t": "u8",
-            "uint64_t": "u8", "float": "f4", "char": "S1"}
-
-
-def mujoco_structure(name: str) -> np.dtype:
-    """One of MuJoCo's structures, e.g. "mjData", pointers as integers."""
-    return _structure(STRUCTS[name].fields)
-
-
-def _structure(fields: Any) -> np.dtype:
-    return np.dtype([(field.name, _format(field.type)) for field in fields], align=True)
-
-
-def _format(kind: Any) -> Any:
-    if isinstance(kind, ast_nodes.PointerType):
-        return "intp"
-    if isinstance(kind, ast_nodes.ArrayType):
-        return np.dtype((_format(kind.inner_type), (prod(kind.extents),)))
-    if isinstance(kind, ast_nodes.AnonymousStructDecl):
-        return _structure(kind.fields)
-    return _NUMBERS[kind.name] if kind.name in _NUMBERS else mujoco_structure(kind.name)
+from .structures import mujoco_structure
 
 
 def _chosen(structure: np.dtype, names: tuple[str, ...]) -> np.dtype:
@@ -58,10 +33,11 @@ def _own_structure(kind: type[ctypes.Structure]) -> np.dtype:
 
 
 MODEL = _chosen(mujoco_structure("mjModel"), (
-    "nq", "nv", "nu", "ngeom", "qpos0", "dof_Madr", "dof_parentid", "body_rootid", "site_bodyid", "actuator_ctrlrange"))
+    "nq", "nv", "nu", "ngeom", "nsite", "ncam", "nlight", "qpos0", "dof_Madr", "dof_parentid", "body_rootid",
+    "site_bodyid", "actuator_ctrlrange"))
 DATA = _chosen(mujoco_structure("mjData"), (
     "ncon", "contact", "warning", "qpos", "qvel", "ctrl", "site_xpos", "site_xmat", "subtree_com", "cdof", "qM",
-    "qfrc_bias", "xpos", "xquat", "xmat", "geom_xpos", "geom_xmat"))
+    "qfrc_bias", "xpos", "xquat", "xmat", "geom_xpos", "geom_xmat", "cam_xpos", "cam_xmat", "light_xpos", "light_xdir"))
 CONTACT = _chosen(mujoco_structure("mjContact"), ("geom1", "geom2"))
 NARENA = mujoco_structure("mjModel").fields["narena"][1]  # bytes into the structure
 TASK, CONTROL, BATCH, OUTCOME = map(

@@ -157,6 +157,25 @@ def in_place(task, d, at):
 
 
 @njit
+def view_size(m):
+    """How many numbers `view` writes."""
+    return 12 * (m.ngeom + m.nsite + m.ncam) + 6 * m.nlight
+
+
+@njit
+def view(m, d, out):
+    """Where everything stands: the fields of painter.py's SEEN, in its order."""
+    start = 0
+    for address, count in (
+        (d.geom_xpos, 3 * m.ngeom), (d.geom_xmat, 9 * m.ngeom), (d.site_xpos, 3 * m.nsite),
+        (d.site_xmat, 9 * m.nsite), (d.cam_xpos, 3 * m.ncam), (d.cam_xmat, 9 * m.ncam),
+        (d.light_xpos, 3 * m.nlight), (d.light_xdir, 3 * m.nlight),
+    ):
+        out[start : start + count] = doubles(address, 0, count)
+        start += count
+
+
+@njit
 def succeeded(batch, m, d):
     """Whether the task is done."""
     task = task_of(batch)

@@ -100,6 +100,21 @@ inline void observe(const Batch& b, const mjData* d, double* out) {
   for (int r = 0; r < b.task->reads; ++r) out += read_one(b, d, b.task->read[r], out);
 }
 
+// How many numbers `view` writes.
+inline int view_size(const mjModel* m) { return 12 * (m->ngeom + m->nsite + m->ncam) + 6 * m->nlight; }
+
+// Where everything stands: the fields of painter.py's SEEN, in its order.
+inline void view(const mjModel* m, const mjData* d, double* out) {
+  const struct { const double* from; int count; } parts[] = {
+      {d->geom_xpos, 3 * m->ngeom}, {d->geom_xmat, 9 * m->ngeom}, {d->site_xpos, 3 * m->nsite},
+      {d->site_xmat, 9 * m->nsite}, {d->cam_xpos, 3 * m->ncam}, {d->cam_xmat, 9 * m->ncam},
+      {d->light_xpos, 3 * m->nlight}, {d->light_xdir, 3 * m->nlight}};
+  for (const auto& part : parts) {
+    std::copy(part.from, part.from + part.count, out);
+    out += part.count;
+  }
+}
+
 inline bool succeeded(const Batch& b, const mjData* d) {
   const Task& task = *b.task;
   const double* at = d->xpos + 3 * task.success_body;

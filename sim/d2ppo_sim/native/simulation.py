@@ -37,8 +37,8 @@ class NativeSimulation:
         return np.concatenate([[data.time], data.qpos, data.qvel])
 
     def model_xml(self) -> str:
-        """The model as one MJCF text, as robosuite wrote it."""
-        return self._env.task.xml
+        """The model of this episode as one MJCF text, as robosuite wrote it."""
+        return self._env.task.xmls[self._env.variants[0]]
 
     def env_args(self) -> dict[str, Any]:
         """robomimic's description of this environment: stock robosuite's, which can be brought into the same states."""

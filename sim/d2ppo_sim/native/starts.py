@@ -12,8 +12,14 @@ ATTEMPTS = 5000  # at placing one object apart from the others; robosuite gives 
 HIDDEN = (10.0, 10.0, 10.0, 1.0, 0.0, 0.0, 0.0)  # m, wxyz: where robosuite moves what a task does not use
 
 
-def draw_start(facts: TaskFacts, qpos0: np.ndarray, seed: int) -> np.ndarray:
-    """(nq,) positions at the start of the episode named by `seed`."""
+def draw_variant(facts: TaskFacts, seed: int) -> int:
+    """Which geometry the episode named by `seed` has. robosuite draws it anew at every (hard) reset."""
+    return int(np.random.default_rng((0x6E0, seed)).integers(1 + len(facts.other_placements)))
+
+
+def draw_start(facts: TaskFacts, qpos0: np.ndarray, seed: int, variant: int) -> np.ndarray:
+    """(nq,) positions at the start of the episode named by `seed`, for its geometry."""
+    rules = facts.placements_of(variant)
     rng = np.random.default_rng((0x57A27, seed))
     qpos = qpos0.copy()
     for arm in facts.arms:
@@ -21,8 +27,8 @@ def draw_start(facts: TaskFacts, qpos0: np.ndarray, seed: int) -> np.ndarray:
         qpos[list(arm.finger_qpos)] = arm.finger_start
     placed = None
     while placed is None:
-        placed = _place(facts.placements, rng)
-    for rule in facts.placements:
+        placed = _place(rules, rng)
+    for rule in rules:
         pose = placed[rule.name] if rule.shown else np.array(HIDDEN)
         if rule.inside:
             pose[:2] = placed[rule.inside][:2]

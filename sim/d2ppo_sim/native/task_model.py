@@ -1,7 +1,7 @@
 """All that the core needs of one task: the compiled MuJoCo model, ids, placement rules. Kept and carried as one file.
 
-The file is safetensors: the model as MuJoCo's own binary (compressed), the rest as JSON in the header. A machine that
-has it needs mujoco and this package, but no robosuite.
+The file is safetensors: the model as MuJoCo's own binary (compressed), what differs in its other geometries, and the
+rest as JSON in the header. A machine that has it needs mujoco and this package, but no robosuite.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ from pydantic import ValidationError
 from d2ppo_core.contract import ActionSpec, Frozen, ObservationSpec, SimulatorSpec, explain_validation
 from d2ppo_core.errors import UserError, explain_os_errors
 from d2ppo_core.files import atomic_path
+
+from .variants import Variants
 
 Pair = tuple[float, float]
 
@@ -88,7 +90,7 @@ class Control(Frozen):
 class TaskFacts(Frozen):
     """The part of a task model that is JSON."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     mujoco: str
     environment: str
     observation: ObservationSpec
@@ -96,12 +98,17 @@ class TaskFacts(Frozen):
     simulator: SimulatorSpec
     arms: tuple[Arm, ...]
     placements: tuple[Placement, ...]
+    other_placements: tuple[tuple[Placement, ...], ...] = ()  # of geometries 1, 2, ...
     reads: tuple[Read, ...]
     touch_groups: tuple[tuple[int, ...], ...] = ()  # geoms; group i is bit 1 << i
     success: Success
     control: Control
     camera: str
     env_args: dict[str, Any]  # robomimic's description of the environment
+
+    def placements_of(self, variant: int) -> tuple[Placement, ...]:
+        """The rules that hold for one geometry."""
+        return (self.placements, *self.other_placements)[variant]
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,8 @@ class TaskModel:
 
     facts: TaskFacts
     mjb: bytes
-    xml: str  # as robosuite wrote it: for the files of demonstrations
+    xmls: tuple[str, ...]  # of each geometry, as robosuite wrote it: for the files of demonstrations
+    variants: Variants = field(default_factory=Variants)
 
     def compiled(self) -> Any:
         """The `mujoco.MjModel`."""
@@ -122,7 +130,9 @@ class TaskModel:
         """Write the bundle."""
         from safetensors.numpy import save_file
 
-        packed = {"model": _pack(self.mjb), "xml": _pack(self.xml.encode())}
+        packed = {"model": _pack(self.mjb), "xmls": _pack(json.dumps(self.xmls).encode())}
+        packed |= {f"index/{name}": value for name, value in self.variants.index.items()}
+        packed |= {f"values/{name}": value for name, value in self.variants.values.items()}
         with atomic_path(path) as partial:
             save_file(packed, partial, metadata={"d2ppo_task": self.facts.model_dump_json()})
 
@@ -141,7 +151,8 @@ def load_task_model(path: str | Path) -> TaskModel:
             open(path, "rb").close()
             with safe_open(str(path), framework="numpy") as file:
                 facts = _facts(file.metadata(), path)
-                mjb, xml = (zlib.decompress(file.get_tensor(name).tobytes()) for name in ("model", "xml"))
+                mjb, xmls = (zlib.decompress(file.get_tensor(name).tobytes()) for name in ("model", "xmls"))
+                variants = Variants(_tensors(file, "index/"), _tensors(file, "values/"))
     except (SafetensorError, zlib.error) as error:
         raise UserError(f"{path} is not a whole task bundle ({error}); make it anew with `d2ppo bundle`") from error
     if facts.mujoco != mujoco.__version__:
@@ -149,7 +160,12 @@ def load_task_model(path: str | Path) -> TaskModel:
             f"{path} is for mujoco {facts.mujoco}, but {mujoco.__version__} is installed; install "
             f"mujoco=={facts.mujoco}, or make the bundle anew with `d2ppo bundle`"
         )
-    return TaskModel(facts, mjb, xml.decode())
+    return TaskModel(facts, mjb, tuple(json.loads(xmls)), variants)
+
+
+def _tensors(file: Any, prefix: str) -> dict[str, np.ndarray]:
+    names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118, no dictionary
+    return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def _facts(metadata: Mapping[str, str] | None, path: str | Path) -> TaskFacts:

@@ -1,4 +1,4 @@
-"""VectorEnv over the compiled core: one shared MuJoCo model, one MjData for each environment, threads inside."""
+"""VectorEnv over the compiled core: MuJoCo models that share memory, an MjData for each environment, threads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from d2ppo_core.errors import UserError
 
 from ..graphics import Camera, choose_backend
 from ..pool import cpu_count
+from ..randomise import applied
 from ..vector import require_finite
 from . import layout
 from .compiler import eigen_address, load_core
 from .library import find_task_model
-from .starts import draw_start
+from .starts import draw_start, draw_variant
 from .task_model import TaskFacts, TaskModel
+from .worlds import Worlds
 
 ARENA = 48 << 20  # bytes for contacts and solver of one environment, paged in as needed; robosuite reserves 1.3 GB
 _log = logging.getLogger(__name__)
@@ -56,6 +58,8 @@ class NativeVectorEnv:
         core.d2_set_arena(self.model._address, min(ARENA, self.model.narena))
         self.data = [mujoco.MjData(self.model) for _ in range(n)]
         self._camera = Camera(self.model)
+        self.worlds = Worlds(task, self.model, n)
+        self.variants = np.zeros(n, dtype=np.int64)  # the geometry of each running episode
         self.steps = np.zeros(n, dtype=np.int64)
         self.over = np.ones(n, dtype=np.uint8)  # none has been reset yet
         self.control = (layout.CControl * (n * len(facts.arms)))()
@@ -65,13 +69,12 @@ class NativeVectorEnv:
     def _fill_batch(self, request: EnvRequest) -> layout.CBatch:
         """The structure that the core reads; what it points at is kept alive by `self`."""
         self._task = c_task(self._facts)
-        self._models = (ctypes.c_void_p * self.num_envs)(*[self.model._address] * self.num_envs)
         self._addresses = (ctypes.c_void_p * self.num_envs)(*[d._address for d in self.data])
         self._groups = np.zeros(self.model.ngeom, dtype=np.uint8)
         for bit, geoms in enumerate(self._facts.touch_groups):
             self._groups[list(geoms)] |= 1 << bit
         return layout.CBatch(
-            task=ctypes.pointer(self._task), models=self._models, data=self._addresses, control=self.control,
+            task=ctypes.pointer(self._task), models=self.worlds.addresses, data=self._addresses, control=self.control,
             history=self.history.ctypes.data, steps=self.steps.ctypes.data, over=self.over.ctypes.data,
             geom_group=self._groups.ctypes.data, eigen=eigen_address(), history_length=request.history,
             observation_size=self.observation.state_size, max_steps=request.max_episode_steps,
@@ -83,14 +86,21 @@ class NativeVectorEnv:
         rows = self._rows(envs)
         if len(seeds) != len(rows):
             raise ValueError(f"{len(seeds)} seeds for {len(rows)} environments")
-        starts = np.stack([draw_start(self._facts, self.model.qpos0, int(seed)) for seed in seeds])
-        return self.start(rows, starts)
+        variants = [draw_variant(self._facts, int(seed)) for seed in seeds]
+        starts = [
+            draw_start(self._facts, self.model.qpos0, int(seed), variant)
+            for seed, variant in zip(seeds, variants, strict=True)
+        ]
+        return self.start(rows, np.stack(starts), variants)
 
-    def start(self, envs: Sequence[int], starts: np.ndarray) -> RawObservation:
-        """Start an episode in each of `envs` at the positions (n, nq), all velocities zero."""
+    def start(self, envs: Sequence[int], starts: np.ndarray, variants: Sequence[int] = ()) -> RawObservation:
+        """Start an episode in each of `envs` at the positions (n, nq), velocities zero, by default in geometry 0."""
         rows, starts = self._rows(envs), np.ascontiguousarray(starts, dtype=np.float64)
         if starts.shape != (len(rows), self.model.nq):
             raise ValueError(f"starts {starts.shape} do not fit ({len(rows)}, {self.model.nq})")
+        for row, variant in zip(rows, variants or [0] * len(rows), strict=True):
+            self.variants[row] = variant
+            self.worlds.enter(row, variant)
         self._core.d2_reset(self._batch, len(rows), rows.ctypes.data, starts.ctypes.data, self.threads)
         return self._observation(rows)
 
@@ -134,7 +144,8 @@ class NativeVectorEnv:
 
     def render(self, env: int, height: int, width: int) -> np.ndarray:
         """See `VectorEnv.render`."""
-        return self._camera.picture(self.data[env], self._facts.camera, height, width)
+        with applied(self.model, self.worlds.fields[env]):
+            return self._camera.picture(self.data[env], self._facts.camera, height, width)
 
     def close(self) -> None:
         """See `VectorEnv.close`."""
