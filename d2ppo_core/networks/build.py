@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..contract import Camera
 from ..network_specs import NetworkSpec, VisionSpec
@@ -13,8 +13,8 @@ from .mlp import DiffusionMLP
 from .transformer import GaussianTransformer, GMMTransformer
 from .unet import UNet1D
 
-NOISE_PREDICTORS: dict[str, type[Network]] = {"diffusion_mlp": DiffusionMLP, "diffusion_unet": UNet1D}
-DIRECT: dict[str, type[Network]] = {
+NOISE_PREDICTORS: dict[str, Callable[..., Network]] = {"diffusion_mlp": DiffusionMLP, "diffusion_unet": UNet1D}
+DIRECT: dict[str, Callable[..., Network]] = {
     "gaussian_mlp": GaussianMLP,
     "gmm_mlp": GMMMLP,
     "gaussian_transformer": GaussianTransformer,
