@@ -13,14 +13,15 @@ from .contract import explain_validation
 from .envs import RawObservation
 from .errors import UserError
 from .keyed import action_noise
-from .network_specs import SamplerSpec
-from .observation import model_state
-from .policies.diffusion import DiffusionPolicy
+from .network_specs import GaussianSpec, SamplerSpec
+from .observation import model_observation
+from .policies.base import Policy
+from .policies.build import build_policy
 
 
 def load_policy(
     path: str | Path, device: torch.device | str = "cpu", weights: str = "", steps: int = 0
-) -> DiffusionPolicy:
+) -> Policy:
     """Rebuild a policy from its file alone.
 
     Args:
@@ -28,6 +29,8 @@ def load_policy(
         steps: number of DDIM steps instead of the contract's sampler; 0: the contract's.
     """
     spec, parts = read_policy(path)
+    if steps and isinstance(spec.sampler, GaussianSpec):
+        raise UserError(f"{path} does not denoise: it draws a chunk in one step; leave evaluation.steps out")
     if steps and spec.sampler.finetuned_steps and "base" in parts:
         raise UserError(
             f"{path} was fine-tuned on {spec.sampler.steps} denoising steps, some taken by its frozen base; "
@@ -46,7 +49,7 @@ def load_policy(
     chosen = weights or spec.weights
     if chosen not in parts:
         raise UserError(f"{path} has no '{chosen}' weights, only {', '.join(p for p in parts if p in ('raw', 'ema'))}")
-    policy = DiffusionPolicy(spec)
+    policy = build_policy(spec)
     load_part(policy.network, parts, chosen, path)
     load_part(policy.normalizer, parts, "normalizer", path)
     if "base" in parts:
@@ -62,17 +65,17 @@ class Actor:
     computed in nor on what was computed before.
     """
 
-    def __init__(self, policy: DiffusionPolicy, seed: int, explore: bool = False) -> None:
+    def __init__(self, policy: Policy, seed: int, explore: bool = False) -> None:
         self.policy, self.seed, self.explore = policy, seed, explore
         self.device = next(policy.parameters()).device
 
     def act(self, raw: RawObservation, episode_seeds: list[int], chunk_indices: list[int]) -> np.ndarray:
         """Keys (n, To, size) -> (n, Ta, Da) float64, denormalised and inside the limits of the contract."""
         spec = self.policy.spec
-        state = model_state(spec.observation, raw, self.device)
+        observation = model_observation(spec.observation, raw, self.device)
         noise = action_noise(self.seed, episode_seeds, chunk_indices, self.policy.noise_shape).to(self.device)
-        chunk = self.policy.sample(state, noise, self.explore).chunk[:, : spec.executed]  # [n, H, Da] -> [n, Ta, Da]
-        return self.to_raw(chunk)
+        chunk = self.policy.sample(observation, noise, self.explore).chunk
+        return self.to_raw(chunk[:, : spec.executed])  # [n, H, Da] -> [n, Ta, Da]
 
     def to_raw(self, chunk: torch.Tensor) -> np.ndarray:
         """Model units (n, Ta, Da) -> raw policy actions, float64."""

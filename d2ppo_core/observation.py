@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from .contract import ObservationSpec
+from .contract import Camera, ObservationSpec
 from .envs import RawObservation
 from .errors import UserError
 
@@ -40,12 +44,53 @@ def state_vector(spec: ObservationSpec, raw: RawObservation) -> np.ndarray:
     return state
 
 
-def model_state(spec: ObservationSpec, raw: RawObservation, device: torch.device | str = "cpu") -> Tensor:
-    """Raw observation of n environments, keys (n, To, size) oldest first -> model input (n, To, Do) float32."""
+@dataclass(frozen=True)
+class Observation:
+    """What a policy sees at B decisions; the leading axes may be others, e.g. (T, N)."""
+
+    state: Tensor  # (B, To, Do) float32, SI units
+    images: Tensor | None = None  # (B, To, cameras, 3, H, W) uint8, in the contract's order of cameras
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Observation:
+        """The same change made to both."""
+        return Observation(change(self.state), None if self.images is None else change(self.images))
+
+    def __getitem__(self, index: Any) -> Observation:
+        """Rows by number, slice or tensor of numbers."""
+        return self.map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device | str) -> Observation:
+        """On another device; images travel as uint8."""
+        return self.map(lambda tensor: tensor.to(device))
+
+
+def model_observation(spec: ObservationSpec, raw: RawObservation, device: torch.device | str = "cpu") -> Observation:
+    """Raw observation of n environments, keys (n, To, ...) oldest first -> model input."""
     state = state_vector(spec, raw)  # [n, To, Do]
     if state.shape[1] != spec.history:
         raise UserError(f"the observation holds {state.shape[1]} time steps, the policy looks at {spec.history}")
-    return torch.from_numpy(state).to(device)
+    return Observation(torch.from_numpy(state), camera_images(spec.cameras, raw)).to(device)
+
+
+def camera_images(cameras: tuple[Camera, ...], raw: RawObservation) -> Tensor | None:
+    """Pictures (n, To, H, W, 3) uint8 of each camera -> (n, To, cameras, 3, H, W); None without cameras."""
+    if not cameras:
+        return None
+    pictures = []
+    for camera in cameras:
+        if camera.key not in raw:
+            raise UserError(f"the observation lacks '{camera.key}'; it has {', '.join(sorted(raw))}")
+        picture, size = np.asarray(raw[camera.key]), (camera.height, camera.width, 3)
+        if picture.dtype != np.uint8 or picture.shape[-3:] != size:
+            raise UserError(
+                f"observation '{camera.key}' is {picture.dtype} {picture.shape}, the policy expects uint8 (..., "
+                f"{', '.join(map(str, size))})"
+            )
+        pictures.append(torch.from_numpy(picture).movedim(-1, -3))  # [n, To, H, W, 3] -> [n, To, 3, H, W]
+    return torch.stack(pictures, dim=2)  # [n, To, 3, H, W] each -> [n, To, cameras, 3, H, W]
 
 
 def dimension_names(spec: ObservationSpec) -> list[str]:

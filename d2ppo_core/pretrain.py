@@ -1,9 +1,10 @@
-"""Stage 1: behaviour cloning of demonstrations with a diffusion policy and a dispersive loss (D2PPO Sec. 3.1)."""
+"""Stage 1: behaviour cloning of demonstrations, with a dispersive loss (D2PPO Sec. 3.1)."""
 
 from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ from .data.windows import KeyedBatches
 from .dispersive import DispersiveLoss
 from .errors import UserError
 from .keyed import generator
+from .networks.vision import draw_shift, random_shift
+from .observation import Observation
 from .optim import average_into, learning_rate, set_learning_rate, setup_torch, warmed_decay
-from .policies.diffusion import DiffusionPolicy
-from .pretrain_setup import build_policy, load_demonstrations, require_tap, split_windows
+from .policies.base import Policy
+from .pretrain_setup import load_demonstrations, policy_of, require_tap, split_windows
 from .progress import ProgressBar
 from .runs import RunFolder
 
@@ -30,7 +33,7 @@ def main(config: Config) -> None:
     device = setup_torch(config)
     demos, spec = load_demonstrations(config)
     dispersive = DispersiveLoss(config.dispersive)
-    policy = build_policy(config, demos, spec).to(device)
+    policy = policy_of(config, demos, spec).to(device)
     if dispersive.active:
         require_tap(policy, config.dispersive.layer)
     trainer = Pretrainer(config, policy, demos, dispersive, device)
@@ -44,7 +47,7 @@ class Pretrainer:
     def __init__(
         self,
         config: Config,
-        policy: DiffusionPolicy,
+        policy: Policy,
         demos: Demonstrations,
         dispersive: DispersiveLoss,
         device: torch.device,
@@ -100,17 +103,14 @@ class Pretrainer:
         )
 
     def train_step(self, step: int, log: bool) -> dict[str, Any]:
-        """One gradient step: ε-loss + λ · dispersive loss (D2PPO Eq. 6), AdamW, EMA."""
-        state, x0 = self.windows.gather(self.batches(step).to(self.device))
+        """One gradient step: imitation + λ · dispersive loss (D2PPO Eq. 6), AdamW, EMA."""
+        observation, x0 = self.windows.gather(self.batches(step).to(self.device))
         draw = generator(self.config.seed, "diffusion", step)
-        t = torch.randint(self.policy.schedule.K, (len(x0),), generator=draw).to(self.device)
-        epsilon = torch.randn(x0.shape, generator=draw).to(self.device)
-        loss = self.policy.loss(state, x0, t, epsilon, self.dispersive)
-        total = (
-            loss.diffusion + self.config.dispersive.weight * loss.dispersive
-            if self.dispersive.active
-            else loss.diffusion
-        )
+        noise = tuple(n.to(self.device) for n in self.policy.training_noise(len(x0), draw))
+        loss = self.policy.loss(self._shifted(observation, draw), x0, noise, self.dispersive)
+        total = loss.imitation
+        if self.dispersive.active:
+            total = total + self.config.dispersive.weight * loss.dispersive
         rate = learning_rate(step, self.train.optimiser, self.steps)
         set_learning_rate(self.optimiser, rate)
         self.optimiser.zero_grad(set_to_none=True)
@@ -122,11 +122,19 @@ class Pretrainer:
         self.dispersion = self.dispersive.diagnose(loss.features, self.taps)
         return {
             "train/loss": total.item(),
-            "train/diffusion_loss": loss.diffusion.item(),
+            "train/imitation_loss": loss.imitation.item(),
             "train/lr": rate,
             "train/epoch": step / self.batches.per_epoch,
             **self.dispersion.metrics(),
         }
+
+    def _shifted(self, observation: Observation, draw: torch.Generator) -> Observation:
+        """Images moved by a few pixels at random, each on its own (while training only)."""
+        vision = self.policy.spec.network.vision
+        if observation.images is None or vision.shift == 0:
+            return observation
+        offsets = draw_shift(observation.images.shape[:3], vision.shift, draw).to(self.device)
+        return replace(observation, images=random_shift(observation.images, offsets, vision.shift))
 
     def _update_ema(self, step: int) -> None:
         if self.config.ema is Ema.step:
@@ -163,20 +171,19 @@ class Pretrainer:
 
     @torch.no_grad()
     def _validate(self, run: RunFolder) -> dict[str, float]:
-        """Held-out ε-loss and error of sampled actions, both with the averaged weights and the same noise each time."""
+        """Held-out imitation loss and error of sampled actions: the averaged weights, the same noise each time."""
         if self.held_out is None:
             return {}
         count = min(VALIDATION_WINDOWS, len(self.held_out))
         draw = generator(self.config.seed, "validation")
         index = torch.randperm(len(self.held_out), generator=draw)[:count].to(self.device)
-        state, x0 = self.held_out.gather(index)
-        t = (torch.arange(count) % self.policy.schedule.K).to(self.device)
-        epsilon = torch.randn(x0.shape, generator=draw).to(self.device)
+        observation, x0 = self.held_out.gather(index)
+        noise = tuple(n.to(self.device) for n in self.policy.training_noise(count, draw))
         raw, self.policy.network = self.policy.network, self.ema
-        loss = self.policy.loss(state, x0, t, epsilon).diffusion.item()
+        loss = self.policy.loss(observation, x0, noise).imitation.item()
         few = max(1, count // 4)
-        noise = torch.randn((few, *self.policy.noise_shape), generator=draw).to(self.device)
-        chunk = self.policy.sample(state[:few], noise, explore=False).chunk
+        chunk_noise = torch.randn((few, *self.policy.noise_shape), generator=draw).to(self.device)
+        chunk = self.policy.sample(observation[:few], chunk_noise, explore=False).chunk
         self.policy.network = raw
         error = self._action_error(chunk, x0[:few])
         self.last_validation = {"validation/loss": loss, "validation/action_rmse": error}

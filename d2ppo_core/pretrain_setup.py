@@ -6,17 +6,37 @@ import numpy as np
 import torch
 
 from .conf.schema import Config
-from .contract import PolicySpec, Provenance
+from .contract import Camera, PolicySpec, Provenance, SimulatorSpec
 from .data.robomimic import Demonstrations, read_demonstrations
 from .data.windows import ChunkWindows
 from .errors import UserError
 from .keyed import generator
-from .network_specs import MLPSpec, SamplerSpec
+from .network_specs import AnySamplerSpec, NetworkSpec
 from .normalizer import Normalizer
-from .observation import dimension_names
-from .policies.diffusion import DiffusionPolicy, require_eyes
+from .observation import camera_images, dimension_names
+from .policies.base import Policy
+from .policies.build import build_policy, require_fit
 from .tasks import action_spec, observation_spec, require_task, validated
 from .version import code_version
+
+
+def contract_of(config: Config, provenance: Provenance) -> PolicySpec:
+    """The contract that the task's and the policy's settings state."""
+    task, policy = require_task(config), config.policy
+    if policy.executed > policy.horizon or policy.executed < 1:
+        raise UserError(
+            f"policy.executed is {policy.executed}; it must lie between 1 and policy.horizon, {policy.horizon}"
+        )
+    return PolicySpec(
+        task=task.name,
+        observation=observation_spec(task),
+        action=action_spec(task),
+        horizon=policy.horizon,
+        executed=policy.executed,
+        network=validated(NetworkSpec, policy.network, "policy.network"),
+        sampler=validated(AnySamplerSpec, policy.sampler, "policy.sampler"),
+        provenance=provenance,
+    )
 
 
 def load_demonstrations(config: Config) -> tuple[Demonstrations, PolicySpec]:
@@ -26,48 +46,35 @@ def load_demonstrations(config: Config) -> tuple[Demonstrations, PolicySpec]:
         raise UserError(
             "no demonstrations are given; add data=FILE.hdf5 (robomimic's format, or make some with `d2ppo demos`)"
         )
-    observation, action = observation_spec(task), action_spec(task)
-    network = validated(MLPSpec, config.policy.network, "policy.network")
-    sampler = validated(SamplerSpec, config.policy.sampler, "policy.sampler")
-    require_eyes(observation, network)
-    if config.policy.executed > config.policy.horizon or config.policy.executed < 1:
-        raise UserError(
-            f"policy.executed is {config.policy.executed}; it must lie between 1 and policy.horizon, "
-            f"{config.policy.horizon}"
-        )
-    demos = read_demonstrations(config.data, task.environment, observation, action, config.train.max_episodes)
-    provenance = Provenance(
+    unknown = SimulatorSpec(name="", version="", environment=task.environment, controller="")
+    about = Provenance(
         stage="pretrain",
         dataset=config.data,
-        dataset_digest=demos.digest,
+        dataset_digest="",
         code_version=code_version(),
         seed=config.seed,
-        simulator=demos.simulator,
+        simulator=unknown,
     )
-    spec = PolicySpec(
-        task=task.name,
-        observation=observation,
-        action=action,
-        horizon=config.policy.horizon,
-        executed=config.policy.executed,
-        network=network,
-        sampler=sampler,
-        provenance=provenance,
-    )
-    return demos, spec
+    spec = contract_of(config, about)
+    require_fit(spec)
+    demos = read_demonstrations(config.data, task.environment, spec.observation, spec.action, config.train.max_episodes)
+    about = about.model_copy(update={"dataset_digest": demos.digest, "simulator": demos.simulator})
+    return demos, spec.model_copy(update={"provenance": about})
 
 
-def build_policy(config: Config, demos: Demonstrations, spec: PolicySpec) -> DiffusionPolicy:
-    """A policy with weights named by the seed and statistics of all demonstrations."""
+def fresh_policy(config: Config, spec: PolicySpec) -> Policy:
+    """A policy with weights named by the seed, and identity statistics."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(config.seed, "weights").initial_seed())
+        return build_policy(spec)
+
+
+def policy_of(config: Config, demos: Demonstrations, spec: PolicySpec) -> Policy:
+    """A fresh policy with statistics of all demonstrations."""
     if config.train.flat_dimensions not in ("refuse", "centre"):
         raise UserError(f"train.flat_dimensions is '{config.train.flat_dimensions}'; choose refuse or centre")
     names = dimension_names(spec.observation) + [f"action[{i}]" for i in range(spec.action.size)]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.seed, "weights").initial_seed())
-        try:
-            policy = DiffusionPolicy(spec)
-        except ValueError as error:
-            raise UserError(f"policy.network cannot be built: {error}") from error
+    policy = fresh_policy(config, spec)
     policy.normalizer = Normalizer.fit(
         np.concatenate(demos.states),
         np.concatenate(demos.actions),
@@ -78,7 +85,7 @@ def build_policy(config: Config, demos: Demonstrations, spec: PolicySpec) -> Dif
     return policy
 
 
-def require_tap(policy: DiffusionPolicy, layer: str) -> None:
+def require_tap(policy: Policy, layer: str) -> None:
     """Refuse a layer that this network does not have, before any training."""
     try:
         policy.network.tap(layer)
@@ -87,7 +94,7 @@ def require_tap(policy: DiffusionPolicy, layer: str) -> None:
 
 
 def split_windows(
-    config: Config, policy: DiffusionPolicy, demos: Demonstrations, device: torch.device
+    config: Config, policy: Policy, demos: Demonstrations, device: torch.device
 ) -> tuple[ChunkWindows, ChunkWindows | None]:
     """Whole episodes are held out, chosen by the seed; actions are normalised once, here."""
     train, count, spec = config.train, len(demos.states), policy.spec
@@ -103,7 +110,10 @@ def split_windows(
     def windows(chosen: list[int]) -> ChunkWindows:
         states = [demos.states[n] for n in chosen]
         actions = [normalise(torch.from_numpy(demos.actions[n])).numpy() for n in chosen]
-        return ChunkWindows(states, actions, spec.observation.history, spec.horizon, train.pad_episode_ends, device)
+        images = episode_images(demos, spec.observation.cameras, chosen)
+        return ChunkWindows(
+            states, actions, spec.observation.history, spec.horizon, train.pad_episode_ends, device, images
+        )
 
     used, held_out = windows(sorted(order[held:])), windows(sorted(order[:held])) if held else None
     policy.normalizer.to(device)
@@ -113,3 +123,13 @@ def split_windows(
             "train.pad_episode_ends=true"
         )
     return used, held_out
+
+
+def episode_images(demos: Demonstrations, cameras: tuple[Camera, ...], chosen: list[int]) -> list[torch.Tensor] | None:
+    """For each chosen episode (T, cameras, 3, H, W) uint8; None for a policy without cameras."""
+    if not cameras:
+        return None
+    return [
+        camera_images(cameras, {c.key: demos.images[c.name][n][None] for c in cameras})[0]  # type: ignore[index]
+        for n in chosen
+    ]

@@ -219,7 +219,7 @@ def draw_pretraining(runs: Sequence[Run], names: Sequence[str]) -> Draw:
         names,
         3,
         (
-            ("train/diffusion_loss", "Training ε-loss", True),
+            ("train/imitation_loss", "Training loss (imitation)", True),
             ("validation/loss", "Held-out ε-loss", True),
             ("validation/action_rmse", "Error of sampled actions", False),
         ),
@@ -301,7 +301,7 @@ def result_png(rows: Rows, finetunes: Sequence[Run], pretrains: Sequence[Run]) -
     parts: list[Callable[[Axes], None]] = [lambda ax: success(ax, rows)] if rows else []
     if any(len(run.curve("rollout/success_rate")[0]) for run in finetunes):
         parts.append(lambda ax: rollout_success(ax, finetunes))
-    elif any(len(run.curve("train/diffusion_loss")[0]) for run in pretrains):
+    elif any(len(run.curve("train/imitation_loss")[0]) for run in pretrains):
         finetunes = []
         parts.append(lambda ax: _loss(ax, pretrains))
     if not parts:
@@ -321,5 +321,5 @@ def result_png(rows: Rows, finetunes: Sequence[Run], pretrains: Sequence[Run]) -
 
 def _loss(ax: Axes, runs: Sequence[Run]) -> None:
     for n, run in enumerate(runs):
-        _curve(ax, run, n, "train/diffusion_loss")
-    _axes(ax, "Training ε-loss", "gradient steps", log=True)
+        _curve(ax, run, n, "train/imitation_loss")
+    _axes(ax, "Training loss (imitation)", "gradient steps", log=True)

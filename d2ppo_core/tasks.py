@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from .conf.schema import Config, TaskConfig
 from .contract import ActionSpec, ObservationSpec, PolicySpec, explain_validation
@@ -64,9 +64,9 @@ def action_spec(task: TaskConfig) -> ActionSpec:
     return validated(ActionSpec, task.action, f"task.action of '{task.name}'")
 
 
-def validated(model: type[BaseModel], values: dict[str, Any], where: str) -> Any:
+def validated(model: Any, values: dict[str, Any], where: str) -> Any:
     """A configuration dictionary as the part of the contract it states; `where` names it in the error."""
     try:
-        return model.model_validate_json(json.dumps(values))
+        return TypeAdapter(model).validate_json(json.dumps(values))
     except ValidationError as error:
         raise UserError(f"{where} is not valid: {explain_validation(error)}") from error

@@ -19,7 +19,8 @@ from d2ppo_core.contract import (
     SimulatorSpec,
 )
 from d2ppo_core.network_specs import MLPSpec, SamplerSpec
-from d2ppo_core.policies.diffusion import DiffusionPolicy
+from d2ppo_core.policies.base import Policy
+from d2ppo_core.policies.build import build_policy
 
 Array = np.ndarray
 Weights = dict[str, Array]
@@ -48,10 +49,10 @@ def small_spec(
     )
 
 
-def small_policy(sampler: SamplerSpec, seed: int = 0, double: bool = True, **spec: object) -> DiffusionPolicy:
+def small_policy(sampler: SamplerSpec, seed: int = 0, double: bool = True, **spec: object) -> Policy:
     """A policy with random weights, by default in float64."""
     torch.manual_seed(seed)
-    policy = DiffusionPolicy(small_spec(sampler, **spec))  # type: ignore[arg-type]
+    policy = build_policy(small_spec(sampler, **spec))  # type: ignore[arg-type]
     return policy.double() if double else policy
 
 

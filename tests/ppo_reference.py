@@ -11,6 +11,7 @@ import torch
 from d2ppo_core.conf.schema import AlgorithmConfig
 from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.networks.critics import StateCritic
+from d2ppo_core.observation import Observation
 from d2ppo_core.rl.ppo import PPO
 from d2ppo_core.rl.rollout import Rollout
 from oracles import Weights, denoise_mean, diffusion_mlp, log_normal, residual_trunk, small_policy
@@ -31,14 +32,14 @@ def tiny(sampler: SamplerSpec, moved: float = 0.05, **config: Any) -> tuple[PPO,
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    state, noise = normal(T * N, 1, 3), normal(T * N, sampler.steps + 1, 3, 2)
+    state, noise = Observation(normal(T * N, 1, 3)), normal(T * N, sampler.steps + 1, 3, 2)
     sample = policy.sample(state, noise, explore=True)
     torch.manual_seed(3)
     critic = StateCritic(3, (8, 8, 8)).double()
     with torch.no_grad():
         for p in policy.network.parameters():
             p.add_(moved * torch.randn(p.shape, generator=draw, dtype=torch.float64))
-        value = critic(policy.condition(state)) + 0.3 * normal(T * N)
+        value = critic(*policy.condition(state)) + 0.3 * normal(T * N)
     ppo = PPO(policy, critic, AlgorithmConfig(**({"clip": 0.05, "clip_base": 0.01, "batch": 16} | config)))
     ppo.clip, ppo.weight = ppo.clip.double(), ppo.weight.double()
 
@@ -47,7 +48,7 @@ def tiny(sampler: SamplerSpec, moved: float = 0.05, **config: Any) -> tuple[PPO,
 
     flags = [np.zeros((T, N), dtype=bool)] * 4
     rollout = Rollout(
-        rows(state),
+        state.map(rows),
         rows(sample.chain),
         rows(sample.log_prob),
         np.zeros((T, N)),
@@ -66,7 +67,7 @@ class Reference:
     def __init__(self, ppo: PPO, rollout: Rollout, advantage: torch.Tensor, pairs: list[tuple[int, int]]) -> None:
         self.s, self.c, self.net = ppo.policy.spec.sampler, ppo.config, ppo.policy.spec.network
         self.pairs, self.executed = pairs, ppo.policy.spec.executed
-        self.state = rollout.state.flatten(0, 1)[:, 0].numpy()
+        self.state = rollout.observation.state.flatten(0, 1)[:, 0].numpy()
         self.chain, self.old = rollout.chain.flatten(0, 1).numpy(), rollout.log_prob.flatten(0, 1).numpy()
         self.A, self.V = advantage.flatten().numpy(), rollout.value.flatten().numpy()
 
@@ -84,7 +85,7 @@ class Reference:
         steps = self.c.reward_horizon or self.executed
         return float(np.clip(element_wise[:steps], self.c.logprob_min, self.c.logprob_max).mean())
 
-    def losses(self, actor: Weights, critic: Weights, bc_chains: Array | None = None) -> dict[str, float]:
+    def losses(self, actor: Weights, critic: Weights, bc_chains: dict[int, Array] | None = None) -> dict[str, float]:
         c, K = self.c, self.s.finetuned_steps
         A = np.array([self.A[b] for b, _ in self.pairs])
         if c.normalise_advantage:
@@ -119,7 +120,7 @@ class Reference:
                 np.mean(
                     [
                         self.log_prob(actor, self.state[b], chain[k], chain[k + 1], k)
-                        for (b, _), chain in zip(self.pairs, bc_chains, strict=True)
+                        for b, chain in bc_chains.items()
                         for k in range(K)
                     ]
                 )

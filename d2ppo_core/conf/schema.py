@@ -66,8 +66,8 @@ class TaskConfig:
 class PolicyConfig:
     horizon: int = option(4, "H, control steps predicted at once")
     executed: int = option(4, "Ta, control steps executed before the next prediction")
-    network: dict[str, Any] = mapping("sizes of the network (contract.MLPSpec)")
-    sampler: dict[str, Any] = mapping("how chunks are denoised (contract.SamplerSpec)")
+    network: dict[str, Any] = mapping("kind and sizes of the network (network_specs.NetworkSpec)")
+    sampler: dict[str, Any] = mapping("how chunks come out of it (network_specs.SamplerSpec or GaussianSpec)")
 
 
 @dataclass
@@ -132,12 +132,14 @@ class RolloutConfig:
 @dataclass
 class AlgorithmConfig:
     iterations: int = option(81, "rollout-and-update rounds")
-    sampler: dict[str, Any] = mapping("what fine-tuning changes in the checkpoint's sampler (contract.SamplerSpec)")
+    sampler: dict[str, Any] = mapping("what fine-tuning changes in the checkpoint's sampler (network_specs)")
     discount: float = option(0.999, "gamma, applied once for a chunk")
     gae_lambda: float = option(0.95, "lambda of the advantage estimate")
     denoising_discount: float = option(0.99, "gamma_denoise: the advantage of noisier steps is scaled down by it")
     epochs: int = option(10, "passes over a rollout")
     batch: int = option(7500, "minibatch size: pairs, or chunks with minibatch=chain")
+    micro_batch: int = option(0, "pairs whose gradients are added up at a time, to save memory; 0: the whole minibatch")
+    augment: bool = option(True, "shift images at random, as in pre-training; policies without images: no effect")
     clip: float = option(0.01, "PPO clip of the last (cleanest) denoising step")
     clip_base: float = option(0.001, "PPO clip of the first fine-tuned (noisiest) step")
     clip_rate: float = option(3.0, "how the clip grows in between, exponentially")
@@ -276,6 +278,7 @@ class Config:
     simulator: str = option("", "native (compiled) | robosuite (the reference) | toy; empty: the task's own")
     data: str = option("", "robomimic HDF5 file with the demonstrations")
     checkpoint: str = option("", "policy.safetensors to fine-tune or evaluate")
+    scratch: bool = option(False, "learn from nothing instead of a checkpoint; data= then gives statistics only")
     baseline: str = option("", "a second policy evaluated on the same seeds, for the paired difference")
     ema: Ema = option(Ema.step, "step | epoch (as released: every 10 epochs)")
     minibatch: Minibatch = option(Minibatch.pair, "pair | chain (as in the D2PPO release)")
@@ -296,6 +299,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "task",
         "simulator",
         "checkpoint",
+        "scratch",
         "algorithm",
         "rollout",
         "evaluation",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..keyed import generator
+from ..observation import Observation
 
 
 class ChunkWindows:
@@ -24,8 +25,10 @@ class ChunkWindows:
         horizon: int,
         pad_ends: bool,
         device: torch.device | str = "cpu",
+        images: list[Tensor] | None = None,
     ) -> None:
-        """`states` and `actions`: for each episode (T, Do) and (T, Da) float32, in model units."""
+        """For each episode: `states` (T, Do) float32, SI units, `actions` (T, Da) float32, model units, and `images`
+        (T, cameras, 3, H, W) uint8, which stay so."""
         lengths = np.array([len(a) for a in actions])
         first = np.concatenate([[0], np.cumsum(lengths)[:-1]])  # where each episode begins in the concatenation
         now, begin, end = [], [], []
@@ -39,6 +42,7 @@ class ChunkWindows:
             return torch.from_numpy(np.concatenate(values)).to(device)
 
         self.states, self.actions = tensor(states), tensor(actions)
+        self.images = None if images is None else torch.cat(images).to(device)
         self._now, self._begin, self._end = tensor(now), tensor(begin), tensor(end)
         self._back = torch.arange(1 - history, 1, device=device)  # -To+1 ... 0
         self._ahead = torch.arange(horizon, device=device)  # 0 ... H-1
@@ -46,12 +50,13 @@ class ChunkWindows:
     def __len__(self) -> int:
         return len(self._now)
 
-    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows `index` (B,) -> states (B, To, Do), actions (B, H, Da)."""
+    def gather(self, index: Tensor) -> tuple[Observation, Tensor]:
+        """Windows `index` (B,) -> observations, actions (B, H, Da)."""
         now, begin, end = self._now[index, None], self._begin[index, None], self._end[index, None]
         seen = torch.maximum(now + self._back, begin)  # [B, 1] + [To] -> [B, To]
         done = torch.minimum(now + self._ahead, end)  # [B, 1] + [H] -> [B, H]
-        return self.states[seen], self.actions[done]
+        images = None if self.images is None else self.images[seen]
+        return Observation(self.states[seen], images), self.actions[done]
 
 
 class KeyedBatches:

@@ -100,6 +100,5 @@ class DenoisingChain(nn.Module):
 
 
 def gaussian_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log N(x; mean, std^2), element by element. x, mean (B, H, Da); std (B,); returns (B, H, Da)."""
-    std = std.view(-1, 1, 1)  # [B] -> [B, 1, 1]
+    """log N(x; mean, std^2), element by element, (..., H, Da); the shape of `std` is broadcast against theirs."""
     return -0.5 * ((x - mean) / std) ** 2 - std.log() - 0.5 * math.log(2 * math.pi)

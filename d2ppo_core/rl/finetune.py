@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..checkpoint import load_resume, save_policy, save_resume
 from ..conf.schema import Config, TaskConfig, Truncation
@@ -13,36 +14,35 @@ from ..contract import require_match
 from ..envs import VectorEnv, make_env
 from ..errors import UserError
 from ..evaluate import evaluate, evaluation_env, evaluation_seeds
-from ..inference import Actor, load_policy
-from ..network_specs import SamplerSpec
-from ..networks.critics import StateCritic
+from ..inference import Actor
+from ..network_specs import AnySamplerSpec
 from ..optim import learning_rate, set_learning_rate, setup_torch
-from ..policies.diffusion import DiffusionPolicy
+from ..policies.base import Policy
 from ..progress import ProgressBar
 from ..runs import RunFolder
 from ..statistics import wilson
-from ..tasks import task_of_checkpoint
+from ..tasks import validated
 from ..version import code_version
 from .advantage import RewardScaler, gae
 from .ppo import PPO
 from .rollout import Collector, Rollout
-from .setup import build_critic, check_algorithm, prepare_policy, rollout_request
+from .setup import check_algorithm, fresh_critic, prepare_policy, rollout_request, starting_policy
 
 
 def main(config: Config) -> None:
     """Everything is checked before the run folder is made and before a simulator starts."""
     device = setup_torch(config)
-    if not config.checkpoint:
-        raise UserError("no policy is given; add checkpoint=FILE (a policy.safetensors of `d2ppo pretrain`)")
-    policy = load_policy(config.checkpoint, device)
-    task = task_of_checkpoint(config, policy.spec, config.checkpoint)
+    policy, task = starting_policy(config, device)
     check_algorithm(config.algorithm, config.rollout)
     prepare_policy(policy, config)
-    critic = build_critic(policy, config).to(device)
+    critic = fresh_critic(policy, config).to(device)
     with RunFolder(config, "finetune") as run:
         env = make_env(task.simulator, rollout_request(config, task, policy))
         try:
             require_match(policy.spec, env.observation, env.action, "simulator")
+            if config.scratch:
+                about = policy.spec.provenance.model_copy(update={"simulator": env.simulator})
+                policy.spec = policy.spec.model_copy(update={"provenance": about})
             Finetuner(config, task, policy, critic, env).fit(run)
         finally:
             env.close()
@@ -52,14 +52,15 @@ class Finetuner:
     """One fine-tuning run. An iteration is named by its number, so resuming needs weights and counters only."""
 
     def __init__(
-        self, config: Config, task: TaskConfig, policy: DiffusionPolicy, critic: StateCritic, env: VectorEnv
+        self, config: Config, task: TaskConfig, policy: Policy, critic: nn.Module, env: VectorEnv
     ) -> None:
         self.config, self.algorithm, self.task = config, config.algorithm, task
         self.policy, self.critic = policy, critic
         self.ppo = PPO(policy, critic, config.algorithm)
-        self.collector = Collector(
-            Actor(policy, config.seed, explore=True), critic, env, config.rollout.chunks, config.seed
-        )
+        vision = policy.spec.network.vision
+        shift = vision.shift if vision and self.algorithm.augment else 0
+        actor = Actor(policy, config.seed, explore=True)
+        self.collector = Collector(actor, critic, env, config.rollout.chunks, config.seed, shift)
         self.scaler = RewardScaler(env.num_envs)
         self.first_sampler = policy.spec.sampler
         self.iteration, self.control_steps, self.best = 0, 0, -math.inf
@@ -262,11 +263,11 @@ class Finetuner:
     def restore(self, state: dict[str, Any], run: RunFolder) -> None:
         """The inverse of `state`."""
         self.iteration, self.control_steps, self.best = state["iteration"], state["control_steps"], state["best"]
+        self.policy.set_sampler(validated(AnySamplerSpec, state["sampler"], "the resume file's sampler"))
         self.policy.network.load_state_dict(state["network"])
         self.critic.load_state_dict(state["critic"])
         if state["base"] is not None:
             self.policy.base.load_state_dict(state["base"])  # type: ignore[union-attr]
-        self.policy.set_sampler(SamplerSpec.model_validate(state["sampler"]))
         self.ppo.set_finetuned_steps()
         self.ppo.actor_optimiser.load_state_dict(state["actor_optimiser"])
         self.ppo.critic_optimiser.load_state_dict(state["critic_optimiser"])

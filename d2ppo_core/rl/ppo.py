@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from ..conf.schema import AlgorithmConfig, Minibatch
 from ..keyed import generator
-from ..policies.diffusion import DiffusionPolicy
+from ..observation import Observation
+from ..policies.base import Policy
 from .rollout import Rollout
 
 
@@ -43,14 +45,22 @@ def denoising_weights(K: int, discount: float) -> Tensor:
 class PairBatch:
     """B pairs of environment step and fine-tuned denoising step. `advantage` and `target` belong to the chunk."""
 
-    state: Tensor  # (B, To, Do)
+    observation: Observation  # (M, ...): of every chunk of the rollout
+    chunk: Tensor  # (B,) long: which of them
     x: Tensor  # (B, H, Da) before the denoising step
     x_next: Tensor  # (B, H, Da) after it
     k: Tensor  # (B,) long: which of the K' fine-tuned steps, 0 the noisiest
     old_log_prob: Tensor  # (B, H, Da)
-    advantage: Tensor  # (B,)
+    advantage: Tensor  # (B,) as estimated
+    A: Tensor  # (B,) as it weighs in the objective: standardised over the minibatch, times gamma_denoise^k
     target: Tensor  # (B,) return that the critic should predict
     old_value: Tensor  # (B,)
+
+    def parts(self, size: int) -> Iterator[PairBatch]:
+        """The same pairs, `size` at a time."""
+        for start in range(0, len(self.chunk), size):
+            names = [f.name for f in fields(self) if f.name != "observation"]
+            yield replace(self, **{name: getattr(self, name)[start : start + size] for name in names})
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Losses:
 class PPO:
     """The clipped objective and its optimisers."""
 
-    def __init__(self, policy: DiffusionPolicy, critic: nn.Module, config: AlgorithmConfig) -> None:
+    def __init__(self, policy: Policy, critic: nn.Module, config: AlgorithmConfig) -> None:
         self.policy, self.critic, self.config = policy, critic, config
         self.actor_optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=config.actor.lr, weight_decay=0.0, fused=True
@@ -93,16 +103,16 @@ class PPO:
     def losses(self, batch: PairBatch, bc_noise: Tensor | None = None) -> Losses:
         """max(-A rho, -A clip(rho, 1 +- eps_k)) averaged over the pairs, plus critic, entropy and cloning terms."""
         c = self.config
-        new = self._chunk_log_prob(
-            self.policy.log_prob(batch.state, batch.x, batch.x_next, self.policy.first_finetuned + batch.k)
-        )
+        chunks, row = batch.chunk.unique(return_inverse=True)  # each observation is looked at once
+        observation = batch.observation[chunks]
+        code = self.policy.encode(observation)[row]  # [U, C] -> [B, C]
+        new = self._chunk_log_prob(self.policy.log_prob(code, batch.x, batch.x_next, batch.k))
         log_ratio = new - self._chunk_log_prob(batch.old_log_prob)
-        ratio, epsilon = log_ratio.exp(), self.clip[batch.k]
-        A = self._advantage(batch)
+        ratio, epsilon, A = log_ratio.exp(), self.clip[batch.k], batch.A
         policy = torch.maximum(-A * ratio, -A * ratio.clamp(1 - epsilon, 1 + epsilon)).mean()
-        value = self._value_loss(batch)
-        bc = self._bc_loss(batch.state, bc_noise) if bc_noise is not None else policy.new_zeros(())
-        entropy = policy.new_tensor(-self.policy.spec.sampler.eta)  # constant: eta is not learned
+        value = self._value_loss(batch, self.critic(*self.policy.condition(observation))[row])
+        bc = self._bc_loss(observation, bc_noise[: len(chunks)]) if bc_noise is not None else policy.new_zeros(())
+        entropy = -self.policy.entropy()
         total = policy + c.value_coef * value + c.bc_coef * bc + c.entropy_coef * entropy
         return Losses(
             policy,
@@ -118,32 +128,30 @@ class PPO:
     def _chunk_log_prob(self, log_prob: Tensor) -> Tensor:
         return chunk_log_prob(log_prob, self.logprob_steps, self.config.logprob_min, self.config.logprob_max)
 
-    def _advantage(self, batch: PairBatch) -> Tensor:
-        """Standardised inside the minibatch, clamped to quantiles where asked, then gamma_denoise^k (B,)."""
-        A, c = batch.advantage, self.config
+    def _advantage(self, A: Tensor, k: Tensor) -> Tensor:
+        """Standardised over the minibatch, clamped to quantiles where asked, then times gamma_denoise^k. (B,)."""
+        c = self.config
         if c.normalise_advantage:
             A = (A - A.mean()) / (A.std() + 1e-8)
         if c.advantage_clip_low > 0 or c.advantage_clip_high < 1:
             A = A.clamp(torch.quantile(A, c.advantage_clip_low), torch.quantile(A, c.advantage_clip_high))
-        return A * self.weight[batch.k]
+        return A * self.weight[k]
 
-    def _value_loss(self, batch: PairBatch) -> Tensor:
-        """0.5 E (V(s) - R)^2; with value_clip the worse of it and of the clipped change (PPO2)."""
-        value = self.critic(self.policy.condition(batch.state))
+    def _value_loss(self, batch: PairBatch, value: Tensor) -> Tensor:
+        """0.5 E (V(s) - R)^2; with value_clip the worse of it and of the clipped change (PPO2). value: (B,)."""
         error = (value - batch.target).square()
         if self.config.value_clip > 0:
             change = (value - batch.old_value).clamp(-self.config.value_clip, self.config.value_clip)
             error = torch.maximum(error, (batch.old_value + change - batch.target).square())
         return 0.5 * error.mean()
 
-    def _bc_loss(self, state: Tensor, noise: Tensor) -> Tensor:
+    def _bc_loss(self, observation: Observation, noise: Tensor) -> Tensor:
         """-E log pi_theta of chains drawn from the frozen pre-trained policy (DPPO's BC regularisation)."""
-        chain = self.policy.sample_base(state, noise)  # [B, K'+1, H, Da]
-        B, K = len(state), self.K
-        k = torch.arange(K, device=state.device).repeat(B)  # [K'] -> [B*K']
-        each = state.repeat_interleave(K, 0)  # [B, To, Do] -> [B*K', To, Do]
-        x, x_next = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)  # [B, K', H, Da] -> [B*K', H, Da]
-        return -self._chunk_log_prob(self.policy.log_prob(each, x, x_next, self.policy.first_finetuned + k)).mean()
+        chain = self.policy.sample_base(observation, noise)  # [U, K'+1, H, Da]
+        k = torch.arange(self.K, device=chain.device).repeat(len(chain))  # [K'] -> [U*K']
+        code = self.policy.encode(observation).repeat_interleave(self.K, 0)  # [U, C] -> [U*K', C]
+        x, x_next = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)  # [U, K', H, Da] -> [U*K', H, Da]
+        return -self._chunk_log_prob(self.policy.log_prob(code, x, x_next, k)).mean()
 
     def _kl(self, log_ratio: Tensor) -> float:
         """E[(rho - 1) - log rho] (Schulman's k3). kl_per=chunk: of the whole chunk's ratio, the sum of its numbers."""
@@ -169,14 +177,11 @@ class PPO:
             order = torch.randperm(units, generator=generator(*seed, "minibatches", epoch))
             for number in range(max(1, units // per_batch)):
                 index = order[number * per_batch : (number + 1) * per_batch].to(advantage.device)
-                losses = self.losses(
-                    self._gather(flat, index, mode), self._bc_noise(index, mode, (*seed, epoch, number))
-                )
-                self._step(losses.total, train_actor)
+                metrics = self._step(self._gather(flat, index, mode), train_actor, (*seed, epoch, number))
                 count += 1
-                for name, value in self._metrics(losses).items():
+                for name, value in metrics.items():
                     sums[name] = sums.get(name, 0.0) + value
-                stopped = train_actor and 0 < self.config.target_kl < losses.kl
+                stopped = train_actor and 0 < self.config.target_kl < metrics["ppo/kl"]
                 if stopped:
                     break
             if stopped:
@@ -187,19 +192,21 @@ class PPO:
         }
 
     def _flatten(self, r: Rollout, advantage: Tensor) -> PairBatch:
-        """(T, N, ...) -> (T*N, ...); x and old_log_prob keep their K' axis."""
+        """(T, N, ...) -> (T*N, ...); x and old_log_prob keep their K' axis, and there are no k and A yet."""
 
         def flat(tensor: Tensor) -> Tensor:
             return tensor.flatten(0, 1)  # [T, N, ...] -> [T*N, ...]
 
-        chain = flat(r.chain)
+        chain, none = flat(r.chain), torch.empty(0)
         return PairBatch(
-            flat(r.state),
+            r.observation.map(flat),
+            torch.arange(len(chain), device=chain.device),
             chain[:, :-1],
             chain[:, 1:],
-            torch.empty(0),
+            none,
             flat(r.log_prob),
             flat(advantage),
+            none,
             flat(advantage + r.value),
             flat(r.value),
         )
@@ -212,31 +219,41 @@ class PPO:
             b = index.repeat_interleave(self.K)  # [B] -> [B*K']
             k = torch.arange(self.K, device=index.device).repeat(len(index))
         return PairBatch(
-            flat.state[b],
+            flat.observation,
+            b,
             flat.x[b, k],
             flat.x_next[b, k],
             k,
             flat.old_log_prob[b, k],
             flat.advantage[b],
+            self._advantage(flat.advantage[b], k),
             flat.target[b],
             flat.old_value[b],
         )
 
-    def _bc_noise(self, index: Tensor, mode: Minibatch, seed: tuple[int, ...]) -> Tensor | None:
+    def _bc_noise(self, count: int, seed: tuple[int, ...], device: torch.device) -> Tensor | None:
+        """Noise for as many cloned chains as there can be observations; None without cloning."""
         if self.config.bc_coef == 0:
             return None
-        rows = len(index) * (1 if mode is Minibatch.pair else self.K)
-        return torch.randn((rows, *self.policy.noise_shape), generator=generator(*seed, "cloning")).to(index.device)
+        return torch.randn((count, *self.policy.noise_shape), generator=generator(*seed, "cloning")).to(device)
 
-    def _step(self, loss: Tensor, train_actor: bool) -> None:
+    def _step(self, batch: PairBatch, train_actor: bool, seed: tuple[int, ...]) -> dict[str, float]:
+        """One gradient step on a minibatch, `micro_batch` pairs at a time where memory asks for it."""
         self.actor_optimiser.zero_grad(set_to_none=True)
         self.critic_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        whole, metrics = len(batch.chunk), {}
+        for number, part in enumerate(batch.parts(self.config.micro_batch or whole)):
+            losses = self.losses(part, self._bc_noise(len(part.chunk), (*seed, number), part.x.device))
+            share = len(part.chunk) / whole
+            (losses.total * share).backward()
+            for name, value in self._metrics(losses).items():
+                metrics[name] = metrics.get(name, 0.0) + share * value
         if train_actor:
             if self.config.max_grad_norm > 0:
                 nn.utils.clip_grad_norm_(self.policy.network.parameters(), self.config.max_grad_norm)
             self.actor_optimiser.step()
         self.critic_optimiser.step()
+        return metrics
 
     @staticmethod
     def _metrics(losses: Losses) -> dict[str, float]:

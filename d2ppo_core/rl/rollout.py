@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 from ..envs import RawObservation, VectorEnv
 from ..inference import Actor
-from ..keyed import action_noise, key
-from ..observation import model_state
-from ..policies.diffusion import Sample
+from ..keyed import action_noise, generator, key
+from ..networks.vision import draw_shift, random_shift
+from ..observation import Observation, model_observation
+from ..policies.base import Sample
 
 
 @dataclass
 class Rollout:
     """One iteration's experience. All tensors start (T, N, ...)."""
 
-    state: Tensor  # (T, N, To, Do) SI units
+    observation: Observation  # (T, N, ...) as the policy saw it, random shift of the images included
     chain: Tensor  # (T, N, K'+1, H, Da) model units
     log_prob: Tensor  # (T, N, K', H, Da) of the behaviour policy, number by number, recorded while acting
     reward: np.ndarray  # (T, N) float64, raw
@@ -47,11 +48,12 @@ class Collector:
     """Steps the environments with the exploring policy; owns each environment's episode seed and chunk counter.
 
     Episode seeds are named by (run seed, iteration, environment, episode) and lie above 2**32, where evaluation
-    never looks.
+    never looks. With `shift`, images are shifted at random before policy and critic look at them, and stay so in the
+    rollout: log-probabilities of acting and of the update are of the same pictures.
     """
 
-    def __init__(self, actor: Actor, critic: nn.Module, env: VectorEnv, chunks: int, seed: int) -> None:
-        self.actor, self.critic, self.env, self.T, self.seed = actor, critic, env, chunks, seed
+    def __init__(self, actor: Actor, critic: nn.Module, env: VectorEnv, chunks: int, seed: int, shift: int = 0) -> None:
+        self.actor, self.critic, self.env, self.T, self.seed, self.shift = actor, critic, env, chunks, seed, shift
         self.N = env.num_envs
         self.raw: RawObservation = {}
         self.episode, self.episode_seed, self.chunk_index = [0] * self.N, [0] * self.N, [0] * self.N
@@ -68,16 +70,16 @@ class Collector:
             self.chunk_index[e] = 0
         return self.env.reset(envs, [self.episode_seed[e] for e in envs])
 
-    def _buffers(self) -> Rollout:
+    def _buffers(self, seen: Observation) -> Rollout:
         spec, T, N = self.actor.policy.spec, self.T, self.N
-        device, K, chunk = self.actor.device, spec.sampler.finetuned_steps, spec.chunk_shape
+        K, chunk = spec.sampler.finetuned_steps, spec.chunk_shape
 
         def tensor(*shape: int) -> Tensor:
-            return torch.zeros(T, N, *shape, device=device)
+            return torch.zeros(T, N, *shape, device=self.actor.device)
 
         flags = [np.zeros((T, N), dtype=bool) for _ in range(4)]
         return Rollout(
-            tensor(spec.observation.history, spec.observation.state_size),
+            seen.map(lambda rows: rows.new_zeros(T, *rows.shape)),
             tensor(K + 1, *chunk),
             tensor(K, *chunk),
             np.zeros((T, N)),
@@ -91,12 +93,15 @@ class Collector:
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollout:
         """T chunks in every environment; episodes that end are followed by new ones."""
-        out, observation, everyone = self._buffers(), self.actor.policy.spec.observation, list(range(self.N))
+        everyone = list(range(self.N))
+        seen = self._seen(everyone)
+        value, out = self._value(seen), self._buffers(seen)
         for t in range(self.T):
-            state = model_state(observation, self.raw, self.actor.device)
-            out.state[t], out.value[t] = state, self._value(state)
+            out.observation.state[t], out.value[t] = seen.state, value
+            if out.observation.images is not None:
+                out.observation.images[t] = seen.images
             out.first[t] = [index == 0 for index in self.chunk_index]
-            sample = self._sample(state)
+            sample = self._sample(seen)
             out.chain[t], out.log_prob[t] = sample.chain, sample.log_prob
             step = self.env.step(everyone, self.actor.to_raw(sample.chunk[:, : self.actor.policy.spec.executed]))
             out.reward[t], out.success[t] = step.reward, step.success
@@ -104,19 +109,40 @@ class Collector:
             out.control_steps += int(step.control_steps.sum())
             self.raw = step.observation
             self.chunk_index = [index + 1 for index in self.chunk_index]
-            out.next_value[t] = self._value(model_state(observation, self.raw, self.actor.device))
+            seen = self._seen(everyone)
+            value = out.next_value[t] = self._value(seen)
             ended = np.flatnonzero(step.terminated | step.truncated).tolist()
             if ended:
-                for name, value in self._begin(iteration, ended).items():
-                    self.raw[name][ended] = value
-        last = self._value(model_state(observation, self.raw, self.actor.device))
-        out.reset_value.copy_(torch.cat([out.value[1:], last[None]]))  # V of row t+1, or of what follows the window
+                seen, value = self._restart(iteration, ended, seen, value.clone())
+            out.reset_value[t] = value
         return out
 
-    def _sample(self, state: Tensor) -> Sample:
+    def _restart(
+        self, iteration: int, ended: list[int], seen: Observation, value: Tensor
+    ) -> tuple[Observation, Tensor]:
+        """New episodes in the environments whose episode ended: the first observations, and their values."""
+        for name, first in self._begin(iteration, ended).items():
+            self.raw[name][ended] = first
+        fresh = self._seen(ended)
+        seen.state[ended], value[ended] = fresh.state, self._value(fresh)
+        if seen.images is not None:
+            seen.images[ended] = fresh.images
+        return seen, value
+
+    def _seen(self, envs: list[int]) -> Observation:
+        """What policy and critic look at in `envs` now."""
+        spec = self.actor.policy.spec.observation
+        seen = model_observation(spec, {name: value[envs] for name, value in self.raw.items()}, self.actor.device)
+        if self.shift == 0 or seen.images is None:
+            return seen
+        draws = [generator(self.seed, "shift", self.episode_seed[e], self.chunk_index[e]) for e in envs]
+        offsets = torch.stack([draw_shift(seen.images.shape[1:3], self.shift, draw) for draw in draws])
+        return replace(seen, images=random_shift(seen.images, offsets.to(self.actor.device), self.shift))
+
+    def _sample(self, seen: Observation) -> Sample:
         policy = self.actor.policy
         noise = action_noise(self.seed, self.episode_seed, self.chunk_index, policy.noise_shape).to(self.actor.device)
-        return policy.sample(state, noise, explore=True)
+        return policy.sample(seen, noise, explore=True)
 
-    def _value(self, state: Tensor) -> Tensor:
-        return self.critic(self.actor.policy.condition(state))
+    def _value(self, seen: Observation) -> Tensor:
+        return self.critic(*self.actor.policy.condition(seen))

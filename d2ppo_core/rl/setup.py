@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import nn
 
 from ..conf.schema import AlgorithmConfig, Config, RolloutConfig, TaskConfig
+from ..contract import Provenance, SimulatorSpec
 from ..envs import EnvRequest
 from ..errors import UserError
+from ..inference import load_policy
 from ..keyed import key
-from ..network_specs import SamplerSpec
-from ..networks.critics import StateCritic
-from ..policies.diffusion import DiffusionPolicy
+from ..network_specs import AnySamplerSpec, GaussianSpec
+from ..networks.build import build_critic
+from ..policies.base import Policy
+from ..pretrain_setup import contract_of, fresh_policy, load_demonstrations, policy_of
 from ..randomise import randomisation
-from ..tasks import validated
+from ..tasks import task_of_checkpoint, validated
+from ..version import code_version
 
 
 def check_algorithm(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
@@ -49,20 +56,38 @@ def check_algorithm(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
         raise UserError("; ".join(wrong) + "; change these options")
 
 
-def prepare_policy(policy: DiffusionPolicy, config: Config) -> None:
+def starting_policy(config: Config, device: torch.device) -> tuple[Policy, TaskConfig]:
+    """The checkpoint's policy, or with `scratch=true` one with fresh weights; and the task."""
+    if config.checkpoint and config.scratch:
+        raise UserError("checkpoint= and scratch=true exclude each other; leave one out")
+    if config.checkpoint:
+        policy = load_policy(config.checkpoint, device)
+        return policy, task_of_checkpoint(config, policy.spec, config.checkpoint)
+    if not config.scratch:
+        raise UserError(
+            "no policy is given; add checkpoint=FILE (a policy.safetensors of `d2ppo pretrain`), or scratch=true to "
+            "learn from nothing"
+        )
+    if config.data:  # for the statistics of states and actions
+        policy = policy_of(config, *load_demonstrations(config))
+    else:
+        nowhere = SimulatorSpec(name="", version="", environment=config.task.environment, controller="")
+        about = Provenance(
+            stage="finetune",
+            dataset="",
+            dataset_digest="",
+            code_version=code_version(),
+            seed=config.seed,
+            simulator=nowhere,
+        )
+        policy = fresh_policy(config, contract_of(config, about))
+    return policy.to(device).eval(), task_of_checkpoint(config, policy.spec, "the new policy")
+
+
+def prepare_policy(policy: Policy, config: Config) -> None:
     """Set the fine-tuning sampler, and keep the frozen pre-trained network where it is still needed."""
-    values = policy.spec.sampler.model_dump() | config.algorithm.sampler
-    sampler: SamplerSpec = validated(SamplerSpec, values, "algorithm.sampler (with the checkpoint's own sampler)")
-    if sampler.train_steps != policy.spec.sampler.train_steps:
-        raise UserError(
-            f"algorithm.sampler.train_steps cannot differ from the checkpoint's {policy.spec.sampler.train_steps}; "
-            "leave it out"
-        )
-    if sampler.finetuned_steps < 1:
-        raise UserError(
-            "algorithm.sampler.finetuned_steps is 0: nothing would be learned; set it between 1 and the sampler's steps"
-        )
-    before = policy.spec.sampler
+    before, algorithm = policy.spec.sampler, config.algorithm
+    sampler = finetuning_sampler(policy, algorithm)
     if policy.base is not None and any(
         getattr(sampler, name) != getattr(before, name) for name in ("kind", "steps", "finetuned_steps")
     ):
@@ -72,29 +97,63 @@ def prepare_policy(policy: DiffusionPolicy, config: Config) -> None:
             "pre-trained policy"
         )
     policy.set_sampler(sampler)
-    steps = config.algorithm.reward_horizon
-    if steps > policy.spec.horizon:
+    if algorithm.reward_horizon > policy.spec.horizon:
         raise UserError(
-            f"algorithm.reward_horizon={steps} exceeds the predicted horizon {policy.spec.horizon}; lower it"
+            f"algorithm.reward_horizon={algorithm.reward_horizon} exceeds the predicted horizon "
+            f"{policy.spec.horizon}; lower it"
         )
     if policy.base is None and (
-        sampler.finetuned_steps < sampler.steps
-        or config.algorithm.bc_coef > 0
-        or config.algorithm.finetuned_steps_every > 0
+        sampler.finetuned_steps < sampler.steps or algorithm.bc_coef > 0 or algorithm.finetuned_steps_every > 0
     ):
         policy.freeze_base()
     policy.network.requires_grad_(True)
 
 
-def build_critic(policy: DiffusionPolicy, config: Config) -> StateCritic:
-    """V(s) with weights named by the seed."""
-    spec = policy.spec.observation
+def finetuning_sampler(policy: Policy, algorithm: AlgorithmConfig) -> Any:
+    """The checkpoint's sampler with what `algorithm.sampler` changes, checked."""
+    before = policy.spec.sampler
+    kind, denoises = algorithm.sampler.get("kind", before.kind), not isinstance(before, GaussianSpec)
+    if (kind in ("ddpm", "ddim")) != denoises or (not denoises and kind != before.kind):
+        fitting = "dppo or dppo_ddim" if denoises else f"ppo_{before.kind}"
+        raise UserError(
+            f"algorithm.sampler.kind={kind} does not fit the policy, which draws by {before.kind}; choose "
+            f"algorithm={fitting}"
+        )
+    values = before.model_dump() | algorithm.sampler
+    sampler = validated(AnySamplerSpec, values, "algorithm.sampler (with the checkpoint's own sampler)")
+    if not denoises:
+        if algorithm.sampling_std_final >= 0 or algorithm.finetuned_steps_every > 0:
+            raise UserError(
+                f"a {kind} policy has no denoising steps to anneal; leave algorithm.sampling_std_final and "
+                "finetuned_steps_every out"
+            )
+        return sampler
+    if sampler.train_steps != before.train_steps:
+        raise UserError(
+            f"algorithm.sampler.train_steps cannot differ from the checkpoint's {before.train_steps}; leave it out"
+        )
+    if sampler.finetuned_steps < 1:
+        raise UserError(
+            "algorithm.sampler.finetuned_steps is 0: nothing would be learned; set it between 1 and the sampler's steps"
+        )
+    return sampler
+
+
+def fresh_critic(policy: Policy, config: Config) -> nn.Module:
+    """V(s), from images where the policy sees some, with weights named by the seed."""
+    seen = policy.spec.observation
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(config.seed, "critic"))
-        return StateCritic(spec.history * spec.state_size, config.algorithm.critic_hidden)
+        return build_critic(
+            policy.spec.network.vision,
+            seen.history * seen.state_size,
+            seen.cameras,
+            seen.history,
+            config.algorithm.critic_hidden,
+        )
 
 
-def rollout_request(config: Config, task: TaskConfig, policy: DiffusionPolicy) -> EnvRequest:
+def rollout_request(config: Config, task: TaskConfig, policy: Policy) -> EnvRequest:
     """The training environments."""
     rollout = config.rollout
     return EnvRequest(

@@ -13,6 +13,7 @@ from d2ppo_core.conf.schema import AlgorithmConfig, Config, Truncation
 from d2ppo_core.envs import Step
 from d2ppo_core.inference import Actor
 from d2ppo_core.network_specs import SamplerSpec
+from d2ppo_core.observation import Observation
 from d2ppo_core.rl.advantage import RewardScaler, gae
 from d2ppo_core.rl.finetune import Finetuner
 from d2ppo_core.rl.rollout import Collector, Rollout
@@ -111,7 +112,7 @@ def wired(truncation: Truncation, e: dict[str, Array], **algorithm: object) -> A
     v = {k: torch.tensor(e[k], dtype=torch.float32) for k in ("value", "next_value", "reset_value")}
     first = np.zeros_like(e["terminated"])
     r = Rollout(
-        torch.empty(0),
+        Observation(torch.empty(0)),
         torch.empty(0),
         torch.empty(0),
         e["reward"],
@@ -207,7 +208,7 @@ class Counting:
 class Readout(nn.Module):
     """V(s) = 100 environment + 10 step + episode: every value says which state it is of."""
 
-    def forward(self, state: torch.Tensor) -> torch.Tensor:
+    def forward(self, state: torch.Tensor, images: None) -> torch.Tensor:
         return state @ torch.tensor([100.0, 1.0, 10.0])
 
 
@@ -218,10 +219,10 @@ def test_rollout_tells_final_states_from_first_ones() -> None:
     collector = Collector(Actor(policy, 5, explore=True), Readout(), env, 5, seed=5)  # type: ignore[arg-type]
     collector.reset(3)
     r = collector.collect(3)
-    step = r.state[:, :, 0, 2].numpy()
+    step = r.observation.state[:, :, 0, 2].numpy()
     np.testing.assert_array_equal(step, [[0, 0], [1, 1], [0, 2], [1, 0], [2, 1]])
     np.testing.assert_array_equal(r.first, step == 0)
-    episode = r.state[:, :, 0, 1].numpy()
+    episode = r.observation.state[:, :, 0, 1].numpy()
     env_index = np.array([[0, 100]] * 5)
     np.testing.assert_allclose(r.value, env_index + episode + 10 * step, rtol=1e-5)
     np.testing.assert_allclose(r.next_value, env_index + episode + 10 * (step + 1), rtol=1e-5)

@@ -15,6 +15,7 @@ from d2ppo_core.diffusion.chain import DenoisingChain, ddim_table, ddpm_table, g
 from d2ppo_core.diffusion.schedule import NoiseSchedule, cosine_betas
 from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.networks.encoder import Network, StateEncoder
+from d2ppo_core.observation import Observation
 from oracles import alpha_bars, denoise, denoise_mean, small_policy
 
 ABAR_20 = [
@@ -67,8 +68,7 @@ class LinearNet(Network):
     """eps = x W + t c + state v: no nonlinearity hides an index error."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.encoder = StateEncoder(3, (), "mish")
+        super().__init__((3, 2), StateEncoder(3, ()), None, 3, (), 1)
         rng = np.random.default_rng(0)
         self.W = torch.tensor(rng.normal(0, 0.4, (2, 2)))
         self.c, self.v = torch.tensor(rng.normal(0, 0.02, 2)), torch.tensor(rng.normal(0, 0.3, (3, 2)))
@@ -81,8 +81,7 @@ class GaussianData(Network):
     """The best noise prediction for data x_0 ~ N(mean, std^2), in closed form."""
 
     def __init__(self, K: int, mean: float, std: float) -> None:
-        super().__init__()
-        self.encoder = StateEncoder(3, (), "mish")
+        super().__init__((3, 2), StateEncoder(3, ()), None, 3, (), 1)
         self.abar, self.mean, self.std = torch.tensor(alpha_bars(K)), mean, std
 
     def forward(self, x: Tensor, t: Tensor, state: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -174,7 +173,7 @@ def test_sampling_equals_a_numpy_loop(sampler: SamplerSpec, explore: bool) -> No
         return x @ net.W.numpy() + t * net.c.numpy() + (state @ net.v.numpy())[:, None]
 
     expected = denoise(sampler, explore, noise, predict)
-    got = policy.sample(torch.tensor(state[:, None]), torch.tensor(noise), explore)
+    got = policy.sample(Observation(torch.tensor(state[:, None])), torch.tensor(noise), explore)
     K, S = sampler.finetuned_steps, sampler.steps
     assert got.chain.shape == (6, K + 1, 3, 2)
     np.testing.assert_allclose(got.chunk, expected.x[-1], atol=1e-3)
@@ -189,12 +188,12 @@ def test_ddim_acts_deterministically_and_explores_not() -> None:
     """Acting, only the initial noise may matter (eta 0); exploring, every step's noise does."""
     policy = small_policy(SamplerSpec(kind="ddim", train_steps=100, steps=5))
     policy.network = LinearNet()
-    noise, state = torch.randn(3, 6, 3, 2, dtype=torch.float64), torch.zeros(3, 1, 3, dtype=torch.float64)
+    noise, seen = torch.randn(3, 6, 3, 2, dtype=torch.float64), Observation(torch.zeros(3, 1, 3, dtype=torch.float64))
     for i in range(1, 6):
         other = noise.clone()
         other[:, i] += 0.5
-        assert torch.equal(policy.sample(state, noise, False).chunk, policy.sample(state, other, False).chunk)
-        assert not torch.equal(policy.sample(state, noise, True).chunk, policy.sample(state, other, True).chunk)
+        assert torch.equal(policy.sample(seen, noise, False).chunk, policy.sample(seen, other, False).chunk)
+        assert not torch.equal(policy.sample(seen, noise, True).chunk, policy.sample(seen, other, True).chunk)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +204,7 @@ def test_a_perfect_network_reproduces_the_data(sampler: SamplerSpec) -> None:
     policy = small_policy(sampler)
     policy.network = GaussianData(100, 0.3, 0.15)
     noise = torch.randn(4000, sampler.steps + 1, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    chunk = policy.sample(torch.zeros(4000, 1, 3, dtype=torch.float64), noise, explore=False).chunk
+    chunk = policy.sample(Observation(torch.zeros(4000, 1, 3, dtype=torch.float64)), noise, explore=False).chunk
     assert chunk.mean().item() == pytest.approx(0.3, abs=0.01)
     assert chunk.std().item() == pytest.approx(0.15, abs=0.015)
 
@@ -221,7 +220,7 @@ def test_noise_is_added_as_in_the_forward_process() -> None:
 def test_gaussian_log_prob_equals_scipy() -> None:
     rng = np.random.default_rng(0)
     x, mean, std = rng.normal(size=(5, 3, 2)), rng.normal(size=(5, 3, 2)), rng.uniform(0.05, 2, 5)
-    got = gaussian_log_prob(torch.tensor(x), torch.tensor(mean), torch.tensor(std))
+    got = gaussian_log_prob(torch.tensor(x), torch.tensor(mean), torch.tensor(std)[:, None, None])
     np.testing.assert_allclose(got, norm.logpdf(x, mean, std[:, None, None]), rtol=1e-12)
     assert gaussian_log_prob(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), torch.tensor([0.1])).item() == pytest.approx(
         1.38365, abs=5e-6

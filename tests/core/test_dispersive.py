@@ -14,6 +14,7 @@ from d2ppo_core.dispersive import DispersiveLoss, Gram, effective_rank, relative
 from d2ppo_core.errors import UserError
 from d2ppo_core.network_specs import MLPSpec, SamplerSpec
 from d2ppo_core.networks.mlp import DiffusionMLP
+from d2ppo_core.observation import Observation
 from oracles import alpha_bars, diffusion_mlp, small_policy, weights_of
 
 Array = np.ndarray
@@ -223,7 +224,9 @@ def test_paper_mode_is_the_mean_over_all_denoising_steps() -> None:
     state, x0, epsilon = rng.normal(size=(5, 1, 3)), rng.normal(size=(5, 3, 2)), rng.normal(size=(5, 3, 2))
     t = np.array([0, 1, 5, 3, 2])
     loss = loss_of("paper", "infonce_l2", "late", temperature=0.5)
-    got = policy.loss(*(torch.tensor(v) for v in (state, x0, t, epsilon)), loss)
+    seen, chunk = Observation(torch.tensor(state)), torch.tensor(x0)
+    noise = torch.tensor(t), torch.tensor(epsilon)
+    got = policy.loss(seen, chunk, noise, loss)
     w, abar, terms = weights_of(policy.network), alpha_bars(6), []
     for k in range(6):
         x = np.sqrt(abar[k]) * x0 + np.sqrt(1 - abar[k]) * epsilon
@@ -232,16 +235,16 @@ def test_paper_mode_is_the_mean_over_all_denoising_steps() -> None:
     assert got.dispersive.item() == pytest.approx(np.mean(terms), abs=1e-5)
     a = abar[t][:, None, None]
     predicted, taps = diffusion_mlp(w, policy.spec.network, np.sqrt(a) * x0 + np.sqrt(1 - a) * epsilon, t, state[:, 0])
-    assert got.diffusion.item() == pytest.approx(((predicted - epsilon) ** 2).mean(), abs=1e-6)
+    assert got.imitation.item() == pytest.approx(((predicted - epsilon) ** 2).mean(), abs=1e-6)
     for mode in ("release", "normalised"):  # at the sampled steps
-        one = policy.loss(*(torch.tensor(v) for v in (state, x0, t, epsilon)), loss_of(mode, "infonce_l2", "late"))
+        one = policy.loss(seen, chunk, noise, loss_of(mode, "infonce_l2", "late"))
         assert one.dispersive.item() == pytest.approx(oracle(taps["block0"], mode, "infonce_l2", 0.5, 1.0), abs=1e-5)
 
 
 def test_off_weight_zero_and_single_samples() -> None:
     policy, state, x = small_policy(SamplerSpec()), torch.randn(4, 1, 3).double(), torch.randn(4, 3, 2).double()
     for config in (DispersiveConfig(mode="off"), DispersiveConfig(weight=0.0)):
-        assert policy.loss(state, x, torch.arange(4), x, DispersiveLoss(config)).dispersive.item() == 0
+        assert policy.loss(Observation(state), x, (torch.arange(4), x), DispersiveLoss(config)).dispersive.item() == 0
     assert loss_of("normalised", "infonce_l2").of_feature(torch.randn(1, 5)).item() == 0
     alone = loss_of("normalised", "infonce_l2").diagnose({"z": torch.randn(1, 5)}, ("z",))
     assert all(np.isfinite(v) for v in alone.metrics().values())

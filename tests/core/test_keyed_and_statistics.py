@@ -22,7 +22,8 @@ from d2ppo_core.inference import Actor
 from d2ppo_core.keyed import action_noise, generator, key
 from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.optim import average_into, learning_rate, warmed_decay
-from d2ppo_core.pretrain import Pretrainer, build_policy
+from d2ppo_core.pretrain import Pretrainer
+from d2ppo_core.pretrain_setup import policy_of
 from d2ppo_core.statistics import paired_difference, wilson
 from oracles import small_policy, small_spec
 
@@ -209,7 +210,7 @@ def trainer(ema: Ema, windows: int = 8, batch: int = 4, **train: object) -> Pret
     )  # type: ignore[arg-type]
     config.train.optimiser = ScheduleConfig(lr=1e-2, lr_min=1e-2)
     return Pretrainer(
-        config, build_policy(config, demos, spec), demos, DispersiveLoss(config.dispersive), torch.device("cpu")
+        config, policy_of(config, demos, spec), demos, DispersiveLoss(config.dispersive), torch.device("cpu")
     )
 
 
@@ -247,12 +248,12 @@ def test_a_pretraining_step_descends_the_sum_of_both_losses() -> None:
     run = trainer(Ema.step, windows=8, batch=8, weight_decay=0.1)
     run.config.dispersive.weight = 0.7
     reference = copy.deepcopy(run.policy)
-    state, x0 = run.windows.gather(run.batches(0))
+    seen, x0 = run.windows.gather(run.batches(0))
     draw = generator(run.config.seed, "diffusion", 0)
     t = torch.randint(20, (8,), generator=draw)
     epsilon = torch.randn(x0.shape, generator=draw)
-    terms = reference.loss(state, x0, t, epsilon, run.dispersive)
-    gradients = torch.autograd.grad(terms.diffusion + 0.7 * terms.dispersive, list(reference.network.parameters()))
+    terms = reference.loss(seen, x0, (t, epsilon), run.dispersive)
+    gradients = torch.autograd.grad(terms.imitation + 0.7 * terms.dispersive, list(reference.network.parameters()))
     run.train_step(0, log=False)
     for old, new, g in zip(reference.network.parameters(), run.policy.network.parameters(), gradients, strict=True):
         expected = old * (1 - 1e-2 * 0.1) - 1e-2 * g / (g.abs() + 1e-8)  # Adam's first step is lr * sign(g)

@@ -11,6 +11,7 @@ import torch
 
 from d2ppo_core.conf.schema import Minibatch
 from d2ppo_core.network_specs import SamplerSpec
+from d2ppo_core.observation import Observation
 from d2ppo_core.rl.ppo import chunk_log_prob, clip_schedule, denoising_weights
 from oracles import Weights, denoise, denoise_mean, diffusion_mlp, log_normal, weights_of
 from ppo_reference import DDIM, DDPM, HALF, N, Reference, T, tiny
@@ -87,20 +88,21 @@ def test_behaviour_cloning_term(mode: Minibatch) -> None:
     """Chains of the frozen pre-trained network from given noise, their log-probability under the trained one."""
     ppo, rollout, advantage = tiny(HALF, bc_coef=0.4, kl_per="dimension")
     index, pairs = chosen(mode, 2)
-    noise = torch.randn(len(pairs), 5, 3, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    chunks = sorted({b for b, _ in pairs})  # each chunk's observation is cloned once
+    noise = torch.randn(len(chunks), 5, 3, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     losses = ppo.losses(ppo._gather(ppo._flatten(rollout, advantage), index, mode), noise)
     reference, base, spec = Reference(ppo, rollout, advantage, pairs), weights_of(ppo.policy.base), ppo.policy.spec  # type: ignore[arg-type]
-    state = reference.state[[b for b, _ in pairs]]
+    state = reference.state[chunks]
     loop = denoise(
         HALF, True, noise.numpy(), lambda x, t: diffusion_mlp(base, spec.network, x, np.full(len(x), t), state)[0]
     )
-    chains = np.stack(loop.x[2:], 1)
+    by_chunk = dict(zip(chunks, np.stack(loop.x[2:], 1), strict=True))
     actor, critic = weights_of(ppo.policy.network), weights_of(ppo.critic)
-    expected = reference.losses(actor, critic, chains)
+    expected = reference.losses(actor, critic, by_chunk)
     assert losses.bc.item() == pytest.approx(expected["bc"], abs=1e-4)
     assert losses.total.item() == pytest.approx(expected["total"], abs=1e-4)
     losses.total.backward()
-    check_gradient(reference, {"actor": actor, "critic": critic}, {"actor": ppo.policy.network}, bc_chains=chains)
+    check_gradient(reference, {"actor": actor, "critic": critic}, {"actor": ppo.policy.network}, bc_chains=by_chunk)
     assert all(p.grad is None for p in ppo.policy.base.parameters())  # type: ignore[union-attr]
 
 
@@ -135,11 +137,11 @@ def test_recorded_log_prob_is_the_recomputed_and_the_brute_force_one(sampler: Sa
     """What acting recorded equals `log_prob` with the same weights, and a Gaussian evaluated by hand."""
     ppo, rollout, advantage = tiny(sampler, moved=0.0)
     policy, K = ppo.policy, sampler.finetuned_steps
-    state, chain = rollout.state.flatten(0, 1), rollout.chain.flatten(0, 1)
+    state, chain = rollout.observation.state.flatten(0, 1), rollout.chain.flatten(0, 1)
+    code = policy.encode(Observation(state))
     w, first = weights_of(policy.network), sampler.steps - K
     for k in range(K):
-        step = torch.full((T * N,), first + k)
-        again = policy.log_prob(state, chain[:, k], chain[:, k + 1], step)
+        again = policy.log_prob(code, chain[:, k], chain[:, k + 1], torch.full((T * N,), k))
         torch.testing.assert_close(again, rollout.log_prob.flatten(0, 1)[:, k], rtol=0, atol=1e-10)
         _, mean, sigma = denoise_mean(
             sampler,

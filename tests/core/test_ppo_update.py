@@ -12,6 +12,7 @@ import torch
 
 from d2ppo_core.conf.schema import Minibatch
 from d2ppo_core.network_specs import SamplerSpec
+from d2ppo_core.observation import Observation
 from d2ppo_core.policies.diffusion import DiffusionPolicy
 from d2ppo_core.rl.ppo import PPO
 from oracles import denoise, diffusion_mlp, small_policy, weights_of
@@ -49,7 +50,7 @@ def test_every_pair_is_drawn_exactly_once_an_epoch(mode: Minibatch, batch: int, 
                 assert torch.equal(drawn.x[row], rollout.chain[n][k])
                 assert torch.equal(drawn.x_next[row], rollout.chain[n][k + 1])
                 assert torch.equal(drawn.old_log_prob[row], rollout.log_prob[n][k])
-                assert torch.equal(drawn.state[row], rollout.state[n])
+                assert torch.equal(drawn.observation[drawn.chunk[row]].state, rollout.observation.state[n])
                 assert drawn.target[row] == advantage[n] + rollout.value[n]
         assert sorted(pairs) == [(b, k) for b in range(12) for k in range(4)]
         epochs.append(pairs)
@@ -100,7 +101,7 @@ def test_the_optimiser_is_adam_without_decay_and_clips_the_actor_only() -> None:
                 moments[part + name] = [m, v]
                 change = rate * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
                 before[part + name] = p.detach().numpy() - change
-        ppo._step(loss, train_actor=True)
+        ppo._step(batch, True, (0,))
         for part, (module, _) in modules.items():
             for name, p in module.named_parameters():
                 np.testing.assert_allclose(p.detach(), before[part + name], atol=1e-9, err_msg=name)
@@ -120,13 +121,13 @@ def test_the_frozen_network_takes_the_first_steps_and_only_those(sampler: Sample
     policy.freeze_base()
     first = S - sampler.finetuned_steps
     state, noise = torch.randn(4, 1, 3).double(), torch.randn(4, S + 1, 3, 2).double()
-    before = policy.sample(state, noise, explore).chain
+    before = policy.sample(Observation(state), noise, explore).chain
     shaken(policy.network)
-    changed = policy.sample(state, noise, explore).chain
+    changed = policy.sample(Observation(state), noise, explore).chain
     assert torch.equal(changed[:, 0], before[:, 0])  # the steps before are the base's
     assert not torch.equal(changed[:, 1], before[:, 1])
     shaken(policy.base)  # type: ignore[arg-type]
-    both = policy.sample(state, noise, explore).chain
+    both = policy.sample(Observation(state), noise, explore).chain
     assert not torch.equal(both[:, 0], changed[:, 0])
     base, net = weights_of(policy.base), weights_of(policy.network)  # type: ignore[arg-type]
     stride = sampler.train_steps // S
@@ -146,11 +147,11 @@ def test_a_policy_fine_tuned_everywhere_never_asks_its_base() -> None:
     policy: DiffusionPolicy = small_policy(DDIM)
     policy.freeze_base()
     state, noise = torch.randn(4, 1, 3).double(), torch.randn(4, 6, 3, 2).double()
-    before = policy.sample(state, noise, True)
+    before = policy.sample(Observation(state), noise, True)
     assert torch.equal(before.chain[:, 0], noise[:, 0])  # K' = S: the initial noise is stored
     shaken(policy.base)  # type: ignore[arg-type]
-    assert torch.equal(policy.sample(state, noise, True).chain, before.chain)
+    assert torch.equal(policy.sample(Observation(state), noise, True).chain, before.chain)
     trained = weights_of(policy.network)
-    chain = policy.sample_base(state, noise)
+    chain = policy.sample_base(Observation(state), noise)
     assert not torch.equal(chain, before.chain)
     assert all(np.array_equal(v, trained[k]) for k, v in weights_of(policy.network).items())  # swapped back

@@ -13,7 +13,7 @@ from d2ppo_core.contract import ActionSpec, LowDim, ObservationSpec
 from d2ppo_core.data.windows import ChunkWindows
 from d2ppo_core.errors import UserError
 from d2ppo_core.normalizer import Normalizer
-from d2ppo_core.observation import dimension_names, model_state, state_vector
+from d2ppo_core.observation import dimension_names, model_observation, state_vector
 
 Array = np.ndarray
 
@@ -48,10 +48,10 @@ def test_windows_equal_a_naive_loop(lengths: list[int], history: int, horizon: i
     if not expected:
         return
     seen, chunk = windows.gather(torch.arange(len(expected)))
-    assert seen.shape == (len(expected), history, 2)
+    assert seen.state.shape == (len(expected), history, 2)
     assert chunk.shape == (len(expected), horizon, 2)
     for row, (episode, observed, acted) in enumerate(expected):
-        np.testing.assert_array_equal(seen[row], states[episode][observed])
+        np.testing.assert_array_equal(seen.state[row], states[episode][observed])
         np.testing.assert_array_equal(chunk[row], actions[episode][acted])
     order = torch.randperm(len(expected))
     assert torch.equal(windows.gather(order)[1], chunk[order])
@@ -148,7 +148,7 @@ def test_state_vector_keeps_the_contracts_order_and_not_the_dictionarys() -> Non
     assert state.dtype == np.float32
     np.testing.assert_array_equal(state[1, 0], [74, 75, 52, 6, 7, 8])
     assert dimension_names(SPEC) == ["q[0]", "q[1]", "b[0]", "a[0]", "a[1]", "a[2]"]
-    assert model_state(SPEC, observation()).shape == (2, 2, 6)
+    assert model_observation(SPEC, observation()).state.shape == (2, 2, 6)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_observations_that_do_not_fit_are_refused_by_name(change: dict[str, Arra
 
 def test_another_history_is_refused() -> None:
     with pytest.raises(UserError, match="holds 1 time steps, the policy looks at 2"):
-        model_state(SPEC, {k: v[:, :1] for k, v in observation().items() if v.ndim == 3})
+        model_observation(SPEC, {k: v[:, :1] for k, v in observation().items() if v.ndim == 3})
 
 
 # --- actions as poses -------------------------------------------------------------------------------------------------
