@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -185,6 +186,23 @@ def test_conversions_equal_the_compiled_cores(core):
         np.testing.assert_array_equal(*found)
 
 
+def test_views_equal_the_compiled_cores(core):
+    """Where everything stood at each frame, for pictures; the last one stays when an episode diverges."""
+    found = []
+    for env in both("Lift", core, 1, 3):
+        model = env.model
+        views = np.zeros((3, 12 * (model.ngeom + model.nsite + model.ncam) + 6 * model.nlight))
+        env._batch.views = views.ctypes.data
+        env.reset([0], [2])
+        env.step([0], np.full((1, 2, 7), 0.5))
+        assert not np.array_equal(views[0], views[1]) and not np.array_equal(views[1], views[2])
+        found.append(views.copy())
+        env.data[0].qvel[0] = np.nan
+        env.step([0], np.zeros((1, 1, 7)))
+        np.testing.assert_array_equal(views, found[-1][[1, 2, 2]])
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-10)
+
+
 def test_structures_lie_where_mujoco_has_them():
     from d2ppo_sim.native.numba_memory import DATA, MODEL
 
@@ -227,6 +245,15 @@ def test_numba_steps_where_there_is_no_compiler(core, tmp_path):
     found = np.frombuffer(bytes.fromhex(ran.stdout.strip())).reshape(expected.shape)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8)
     assert [path.name for path in cache.iterdir()] == [core.folder.name], "nothing was compiled"
+
+
+def test_workers_do_not_say_it_again(core, capfd):
+    worker = get_context("spawn").Process(target=load_numba_core, args=("g++",))
+    worker.start()
+    worker.join(timeout=60)
+    assert worker.exitcode == 0 and capfd.readouterr().err == ""
+    load_numba_core("g++")
+    assert "no C++ compiler (g++)" in capfd.readouterr().err
 
 
 def test_without_numba_too_the_error_names_the_fix(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from functools import lru_cache
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +79,12 @@ def load_numba_core(missing: str) -> Any:
     folder = cache_folder() / f"numba-{_digest(NUMBA_SOURCES, numba.__version__)}"
     with explain_os_errors("writing", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    print(
-        f"no C++ compiler ({missing}) here: the simulator core runs by numba, which compiles it once in about half a "
-        "minute; install g++ for a quicker start",
-        file=sys.stderr, flush=True,
-    )
+    if parent_process() is None:  # workers need not say it again
+        print(
+            f"no C++ compiler ({missing}) here: the simulator core runs by numba, which compiles it once in about half "
+            "a minute; install g++ for a quicker start",
+            file=sys.stderr, flush=True,
+        )
     from .numba_core import NumbaCore
 
     return NumbaCore(folder)

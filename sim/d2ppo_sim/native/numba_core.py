@@ -234,7 +234,6 @@ def compile_entries(folder: Path) -> None:
         for entry, arguments in ENTRIES.items():
             entry.enable_caching()
             entry.compile((numba.intp,) * arguments)
-            entry.disable_compile()
     finally:
         numba.config.CACHE_DIR = kept
 
