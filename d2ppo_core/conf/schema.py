@@ -31,10 +31,11 @@ class Ema(Enum):
 
 
 class Minibatch(Enum):
-    """What a PPO minibatch draws: (chunk, denoising step) pairs, or chunks with their whole denoising chain."""
+    """What a PPO minibatch draws: (chunk, denoising step) pairs, or chunks with all or some of their steps."""
 
     pair = "pair"
     chain = "chain"
+    importance = "importance"
 
 
 class Truncation(Enum):
@@ -137,9 +138,13 @@ class AlgorithmConfig:
     gae_lambda: float = option(0.95, "lambda of the advantage estimate")
     denoising_discount: float = option(0.99, "gamma_denoise: the advantage of noisier steps is scaled down by it")
     epochs: int = option(10, "passes over a rollout")
-    batch: int = option(7500, "minibatch size: pairs, or chunks with minibatch=chain")
+    batch: int = option(7500, "minibatch size: pairs, or chunks with minibatch=chain and importance")
     micro_batch: int = option(0, "pairs whose gradients are added up at a time, to save memory; 0: the whole minibatch")
     augment: bool = option(True, "shift images at random, as in pre-training; policies without images: no effect")
+    importance_steps: int = option(4, "minibatch=importance: denoising steps drawn for each chunk")
+    importance_probability: str = option(
+        "uniform", "minibatch=importance: uniform | discount (as gamma_denoise^k) | K' numbers, noisiest step first"
+    )
     clip: float = option(0.01, "PPO clip of the last (cleanest) denoising step")
     clip_base: float = option(0.001, "PPO clip of the first fine-tuned (noisiest) step")
     clip_rate: float = option(3.0, "how the clip grows in between, exponentially")
@@ -281,7 +286,7 @@ class Config:
     scratch: bool = option(False, "learn from nothing instead of a checkpoint; data= then gives statistics only")
     baseline: str = option("", "a second policy evaluated on the same seeds, for the paired difference")
     ema: Ema = option(Ema.step, "step | epoch (as released: every 10 epochs)")
-    minibatch: Minibatch = option(Minibatch.pair, "pair | chain (as in the D2PPO release)")
+    minibatch: Minibatch = option(Minibatch.pair, "pair | chain (as in the D2PPO release) | importance (D2PPO Eq. 14)")
     truncation: Truncation = option(Truncation.bootstrap, "bootstrap | leak (as released) | terminal")
     seed: int = option(0, "names every random draw of the run")
     device: str = option("auto", "auto | cpu | cuda")

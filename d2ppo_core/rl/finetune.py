@@ -26,7 +26,7 @@ from ..version import code_version
 from .advantage import RewardScaler, gae
 from .ppo import PPO
 from .rollout import Collector, Rollout
-from .setup import check_algorithm, fresh_critic, prepare_policy, rollout_request, starting_policy
+from .setup import check_algorithm, check_minibatch, fresh_critic, prepare_policy, rollout_request, starting_policy
 
 
 def main(config: Config) -> None:
@@ -35,6 +35,7 @@ def main(config: Config) -> None:
     policy, task = starting_policy(config, device)
     check_algorithm(config.algorithm, config.rollout)
     prepare_policy(policy, config)
+    check_minibatch(config, policy.spec.sampler.finetuned_steps)
     critic = fresh_critic(policy, config).to(device)
     with RunFolder(config, "finetune") as run:
         env = make_env(task.simulator, rollout_request(config, task, policy))

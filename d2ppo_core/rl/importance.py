@@ -14,7 +14,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .ppo import denoising_weights
+
+
+def denoising_weights(K: int, discount: float) -> Tensor:
+    """gamma_denoise^k of the K' fine-tuned steps, noisiest first, (K',): k = K'-1 ... 0 steps are left after it."""
+    return discount ** torch.arange(K - 1, -1, -1).float()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ..conf.schema import AlgorithmConfig, Minibatch
 from ..keyed import generator
 from ..observation import Observation
 from ..policies.base import Policy
+from .importance import denoising_weights, step_sampler
 from .rollout import Rollout
 
 
@@ -36,11 +37,6 @@ def chunk_log_prob(log_prob: Tensor, steps: int, low: float, high: float) -> Ten
     return log_prob[:, :steps].clamp(low, high).mean((1, 2))
 
 
-def denoising_weights(K: int, discount: float) -> Tensor:
-    """gamma_denoise^k of the K' fine-tuned steps, noisiest first, (K',): k = K'-1 ... 0 steps are left after it."""
-    return discount ** torch.arange(K - 1, -1, -1).float()
-
-
 @dataclass(frozen=True)
 class PairBatch:
     """B pairs of environment step and fine-tuned denoising step. `advantage` and `target` belong to the chunk."""
@@ -50,6 +46,7 @@ class PairBatch:
     x: Tensor  # (B, H, Da) before the denoising step
     x_next: Tensor  # (B, H, Da) after it
     k: Tensor  # (B,) long: which of the K' fine-tuned steps, 0 the noisiest
+    weight: Tensor  # (B,) of the pair in the objective: 1 where every step is as likely to be drawn, else 1 / (K' p(k))
     old_log_prob: Tensor  # (B, H, Da)
     advantage: Tensor  # (B,) as estimated
     A: Tensor  # (B,) as it weighs in the objective: standardised over the minibatch, times gamma_denoise^k
@@ -109,7 +106,7 @@ class PPO:
         new = self._chunk_log_prob(self.policy.log_prob(code, batch.x, batch.x_next, batch.k))
         log_ratio = new - self._chunk_log_prob(batch.old_log_prob)
         ratio, epsilon, A = log_ratio.exp(), self.clip[batch.k], batch.A
-        policy = torch.maximum(-A * ratio, -A * ratio.clamp(1 - epsilon, 1 + epsilon)).mean()
+        policy = (batch.weight * torch.maximum(-A * ratio, -A * ratio.clamp(1 - epsilon, 1 + epsilon))).mean()
         value = self._value_loss(batch, self.critic(*self.policy.condition(observation))[row])
         bc = self._bc_loss(observation, bc_noise[: len(chunks)]) if bc_noise is not None else policy.new_zeros(())
         entropy = -self.policy.entropy()
@@ -177,10 +174,11 @@ class PPO:
             order = torch.randperm(units, generator=generator(*seed, "minibatches", epoch))
             for number in range(max(1, units // per_batch)):
                 index = order[number * per_batch : (number + 1) * per_batch].to(advantage.device)
-                metrics = self._step(self._gather(flat, index, mode), train_actor, (*seed, epoch, number))
+                name = (*seed, epoch, number)
+                metrics = self._step(self._gather(flat, index, mode, name), train_actor, name)
                 count += 1
-                for name, value in metrics.items():
-                    sums[name] = sums.get(name, 0.0) + value
+                for key, value in metrics.items():
+                    sums[key] = sums.get(key, 0.0) + value
                 stopped = train_actor and 0 < self.config.target_kl < metrics["ppo/kl"]
                 if stopped:
                     break
@@ -192,7 +190,7 @@ class PPO:
         }
 
     def _flatten(self, r: Rollout, advantage: Tensor) -> PairBatch:
-        """(T, N, ...) -> (T*N, ...); x and old_log_prob keep their K' axis, and there are no k and A yet."""
+        """(T, N, ...) -> (T*N, ...); x and old_log_prob keep their K' axis, and there are no k, weight and A yet."""
 
         def flat(tensor: Tensor) -> Tensor:
             return tensor.flatten(0, 1)  # [T, N, ...] -> [T*N, ...]
@@ -204,6 +202,7 @@ class PPO:
             chain[:, :-1],
             chain[:, 1:],
             none,
+            none,
             flat(r.log_prob),
             flat(advantage),
             none,
@@ -211,19 +210,27 @@ class PPO:
             flat(r.value),
         )
 
-    def _gather(self, flat: PairBatch, index: Tensor, mode: Minibatch) -> PairBatch:
-        """Pairs by number (T*N*K' of them), or whole chains of the chunks by number (T*N)."""
+    def _gather(self, flat: PairBatch, index: Tensor, mode: Minibatch, seed: tuple[int, ...] = ()) -> PairBatch:
+        """Pairs by number (T*N*K' of them), or all or some steps of the chunks by number (T*N)."""
+        weight = flat.advantage.new_ones(())
         if mode is Minibatch.pair:
             b, k = index // self.K, index % self.K
-        else:
+        elif mode is Minibatch.chain:
             b = index.repeat_interleave(self.K)  # [B] -> [B*K']
             k = torch.arange(self.K, device=index.device).repeat(len(index))
+        else:
+            c = self.config
+            steps = step_sampler(self.K, c.importance_steps, c.importance_probability, c.denoising_discount)
+            b = index.repeat_interleave(steps.m)  # [B] -> [B*m]
+            k = steps.draw(len(index), generator(*seed, "steps")).flatten().to(index.device)  # [B, m] -> [B*m]
+            weight = (steps.weight(k) * steps.m / self.K).to(weight.dtype)
         return PairBatch(
             flat.observation,
             b,
             flat.x[b, k],
             flat.x_next[b, k],
             k,
+            weight.expand(len(b)),
             flat.old_log_prob[b, k],
             flat.advantage[b],
             self._advantage(flat.advantage[b], k),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..conf.schema import AlgorithmConfig, Config, RolloutConfig, TaskConfig
+from ..conf.schema import AlgorithmConfig, Config, Minibatch, RolloutConfig, TaskConfig
 from ..contract import Provenance, SimulatorSpec
 from ..envs import EnvRequest
 from ..errors import UserError
@@ -20,6 +20,7 @@ from ..pretrain_setup import contract_of, fresh_policy, load_demonstrations, pol
 from ..randomise import randomisation
 from ..tasks import task_of_checkpoint, validated
 from ..version import code_version
+from .importance import step_sampler
 
 
 def check_algorithm(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
@@ -54,6 +55,15 @@ def check_algorithm(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
         wrong.append(f"algorithm.critic_hidden={algorithm.critic_hidden} must be an odd number of equal widths")
     if wrong:
         raise UserError("; ".join(wrong) + "; change these options")
+
+
+def check_minibatch(config: Config, finetuned_steps: int) -> None:
+    """Refuse settings of minibatch=importance that do not fit K'."""
+    a = config.algorithm
+    if config.minibatch is Minibatch.importance:
+        if a.finetuned_steps_every > 0 and a.importance_probability not in ("uniform", "discount"):
+            raise UserError("algorithm.importance_probability cannot be numbers while K' is annealed; choose discount")
+        step_sampler(finetuned_steps, a.importance_steps, a.importance_probability, a.denoising_discount)
 
 
 def starting_policy(config: Config, device: torch.device) -> tuple[Policy, TaskConfig]:

@@ -12,7 +12,8 @@ import torch
 from d2ppo_core.conf.schema import Minibatch
 from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.observation import Observation
-from d2ppo_core.rl.ppo import chunk_log_prob, clip_schedule, denoising_weights
+from d2ppo_core.rl.importance import StepSampler, denoising_weights, step_sampler
+from d2ppo_core.rl.ppo import chunk_log_prob, clip_schedule
 from oracles import Weights, denoise, denoise_mean, diffusion_mlp, log_normal, weights_of
 from ppo_reference import DDIM, DDPM, HALF, N, Reference, T, tiny
 
@@ -39,7 +40,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("mode", list(Minibatch))
+@pytest.mark.parametrize("mode", [Minibatch.pair, Minibatch.chain])
 @pytest.mark.parametrize(
     ("sampler", "options"),
     [(DDPM, o) for o in OPTIONS] + [(DDIM, "plain"), (HALF, "plain"), (DDIM, "cut"), (HALF, "quantiles")],
@@ -83,7 +84,7 @@ def check_gradient(
             assert slope == pytest.approx((values[0] - values[1]) / (2 * h), rel=1e-3, abs=1e-5), f"{part} {name}"
 
 
-@pytest.mark.parametrize("mode", list(Minibatch))
+@pytest.mark.parametrize("mode", [Minibatch.pair, Minibatch.chain])
 def test_behaviour_cloning_term(mode: Minibatch) -> None:
     """Chains of the frozen pre-trained network from given noise, their log-probability under the trained one."""
     ppo, rollout, advantage = tiny(HALF, bc_coef=0.4, kl_per="dimension")
@@ -104,6 +105,30 @@ def test_behaviour_cloning_term(mode: Minibatch) -> None:
     losses.total.backward()
     check_gradient(reference, {"actor": actor, "critic": critic}, {"actor": ppo.policy.network}, bc_chains=by_chunk)
     assert all(p.grad is None for p in ppo.policy.base.parameters())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("probability", ["uniform", "discount", "4 1 2 3"])
+def test_drawn_steps_stand_for_the_whole_chain(probability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """minibatch=importance: the expectation over the drawn step, step by step, is the loss of whole chains (Eq. 34)."""
+    ppo, rollout, advantage = tiny(
+        DDPM, importance_steps=1, importance_probability=probability, normalise_advantage=False, denoising_discount=0.8
+    )
+    flat, index, K = ppo._flatten(rollout, advantage), torch.tensor([2, 7, 5]), 4
+    whole = ppo.losses(ppo._gather(flat, index, Minibatch.chain)).policy.item()
+    p, expectation = step_sampler(K, 1, probability, 0.8).p, 0.0
+    for k in range(K):
+        monkeypatch.setattr(StepSampler, "draw", lambda self, chunks, draw, k=k: torch.full((chunks, 1), k))
+        expectation += p[k].item() * ppo.losses(ppo._gather(flat, index, Minibatch.importance, (0,))).policy.item()
+    assert expectation == pytest.approx(whole, rel=1e-9)
+
+
+def test_drawn_steps_are_named_by_the_minibatch() -> None:
+    ppo, rollout, advantage = tiny(DDPM, importance_steps=3)
+    flat, index = ppo._flatten(rollout, advantage), torch.arange(12)
+    one, again, other = (ppo._gather(flat, index, Minibatch.importance, (1, n)) for n in (4, 4, 5))
+    assert torch.equal(one.k, again.k) and not torch.equal(one.k, other.k)
+    assert one.chunk.tolist() == sorted(3 * list(range(12)))
+    torch.testing.assert_close(one.weight, torch.ones(36, dtype=torch.float64))  # uniform: as good as pairs
 
 
 @pytest.mark.parametrize(
