@@ -76,7 +76,8 @@ def test_every_dispersive_setting_trains(mode: str, variant: str, reach_file: Pa
     ("algorithm.bc_coef=0.1",), ("algorithm.bc_coef=0.1", "minibatch=chain"), ("algorithm.value_clip=0.2",),
     ("algorithm.advantage_clip_low=0.1", "algorithm.advantage_clip_high=0.9"), ("algorithm.max_grad_norm=1.0",),
     ("algorithm.sampling_std_final=0.05",), ("algorithm.finetuned_steps_every=1", "algorithm.finetuned_steps_drop=3"),
-    ("algorithm.kl_per=dimension",), ("rollout.reset_each_iteration=false",), ("rollout.terminate_at_success=true",),
+    ("minibatch=importance", "algorithm.importance_probability=discount"), ("algorithm.kl_per=dimension",),
+    ("rollout.reset_each_iteration=false",), ("rollout.terminate_at_success=true",),
     ("algorithm.sampler.finetuned_steps=1",), ("algorithm.reward_scaling=false",), ("algorithm.evaluate_every=1",),
     ("algorithm.sampler.kind=ddim", "algorithm.sampler.steps=10", "algorithm.sampler.eta=0.5"),
 ])  # fmt: skip
