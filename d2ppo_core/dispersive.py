@@ -240,6 +240,8 @@ def relative_distance(z: Tensor) -> float:
 
 def effective_rank(z: Tensor) -> float:
     """exp(entropy of sigma / sum(sigma)), sigma the singular values of the centred features (Roy & Vetterli 2007)."""
+    if not z.isfinite().all():  # of a diverged run: there are no singular values
+        return math.nan
     sigma = torch.linalg.svdvals(z - z.mean(0))
     p = sigma / sigma.sum().clamp(min=1e-12)
     return torch.exp(-(p * p.clamp(min=1e-12).log()).sum()).item()

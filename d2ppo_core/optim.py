@@ -45,6 +45,11 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
+def finite(network: nn.Module) -> bool:
+    """Whether every weight is a number. A weight that once is not stays so."""
+    return bool(torch.stack([p.detach().isfinite().all() for p in network.parameters()]).all())
+
+
 @torch.no_grad()
 def average_into(ema: nn.Module, network: nn.Module, decay: float) -> None:
     """theta_ema <- decay theta_ema + (1 - decay) theta."""

@@ -19,7 +19,7 @@ from .errors import UserError
 from .keyed import generator
 from .networks.vision import draw_shift, random_shift
 from .observation import Observation
-from .optim import average_into, learning_rate, set_learning_rate, setup_torch, warmed_decay
+from .optim import average_into, finite, learning_rate, set_learning_rate, setup_torch, warmed_decay
 from .policies.base import Policy
 from .pretrain_setup import load_demonstrations, policy_of, require_tap, split_windows
 from .progress import ProgressBar
@@ -31,11 +31,10 @@ VALIDATION_WINDOWS = 1024  # held-out windows used for the loss; a quarter of th
 def main(config: Config) -> None:
     """`d2ppo pretrain`: everything is checked before the run folder is made."""
     device = setup_torch(config)
-    demos, spec = load_demonstrations(config)
     dispersive = DispersiveLoss(config.dispersive)
+    demos, spec = load_demonstrations(config)
     policy = policy_of(config, demos, spec).to(device)
-    if dispersive.active:
-        require_tap(policy, config.dispersive.layer)
+    require_tap(policy, config.dispersive.layer)
     trainer = Pretrainer(config, policy, demos, dispersive, device)
     with RunFolder(config, "pretrain") as run:
         trainer.fit(run)
@@ -81,11 +80,14 @@ class Pretrainer:
             while self.step < self.steps:
                 metrics = self.train_step(self.step, self._log_now(self.step))
                 self.step += 1
+                keeps = self.train.keep_every and self.step % self.train.keep_every == 0
+                if metrics or keeps or self._every(self.train.validate_every) or self._every(self.train.save_every):
+                    self._require_finite(metrics, run)
                 metrics |= self._validate(run) if self._every(self.train.validate_every) else {}
                 if metrics:
                     run.log(self.step, metrics)
-                    self._check(metrics, run, bar)
-                if self.train.keep_every and self.step % self.train.keep_every == 0:
+                    self._warn(metrics, bar)
+                if keeps:
                     self.save(run, f"policy-{self.step}.safetensors", metrics)
                 if self._every(self.train.save_every):
                     save_resume(run.resume_file, self.state(run))
@@ -153,14 +155,16 @@ class Pretrainer:
     def _every(self, period: int) -> bool:
         return self.step == self.steps or (period > 0 and self.step % period == 0)
 
-    def _check(self, metrics: dict[str, Any], run: RunFolder, bar: ProgressBar) -> None:
-        """Stop a diverged run; warn once about a dispersive loss that does nothing or does harm."""
-        if not math.isfinite(metrics.get("train/loss", 0.0)):
-            kept = run.resume_file if run.resume_file.exists() else "none yet"
+    def _require_finite(self, metrics: dict[str, Any], run: RunFolder) -> None:
+        """Stop a diverged run before it logs or saves anything; what it saved before is good."""
+        if not math.isfinite(metrics.get("train/loss", 0.0)) or not finite(self.policy.network):
             raise UserError(
-                f"the loss is not finite at step {self.step}: training diverged; last good state: {kept}; "
+                f"the loss is not finite at step {self.step}: training diverged; last good state: {run.saved()}; "
                 "lower train.optimiser.lr or dispersive.weight"
             )
+
+    def _warn(self, metrics: dict[str, Any], bar: ProgressBar) -> None:
+        """Once, about a dispersive loss that does nothing or does harm."""
         if self.dispersive.active and "train/loss" in metrics and not self.warned:
             text = self.dispersive.warning(self.dispersion)
             if text and self.step > 1:

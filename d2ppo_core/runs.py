@@ -71,6 +71,12 @@ class RunFolder:
         """Where everything needed to go on is kept (`checkpoint.save_resume`)."""
         return self.path / RESUME_FILE
 
+    def saved(self) -> str:
+        """What a run that cannot go on leaves behind, as a phrase: its newest policy and its resume file."""
+        policies = sorted(self.path.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        files = [*policies[-1:], *self.path.glob(RESUME_FILE)]
+        return " and ".join(map(str, files)) or "nothing was saved yet"
+
     def position(self) -> dict[str, float]:
         """Bytes of metrics and seconds of work so far; a part of every resume file."""
         self._metrics.flush()

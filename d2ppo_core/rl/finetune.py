@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..evaluate import evaluate, evaluation_env, evaluation_seeds
 from ..inference import Actor
 from ..network_specs import AnySamplerSpec
-from ..optim import learning_rate, set_learning_rate, setup_torch
+from ..optim import finite, learning_rate, set_learning_rate, setup_torch
 from ..policies.base import Policy
 from ..progress import ProgressBar
 from ..runs import RunFolder
@@ -79,7 +79,7 @@ class Finetuner:
         try:
             with ProgressBar("fine-tuning", total, self.iteration) as bar:
                 while self.iteration < total:
-                    self.metrics = metrics = self.train_iteration()
+                    self.metrics = metrics = self._require_finite(self.train_iteration(), run)
                     self._keep(run, metrics)
                     run.log(self.iteration, metrics)
                     if self._every(self.algorithm.save_every):
@@ -118,16 +118,20 @@ class Finetuner:
         )
         self.iteration += 1
         self.control_steps += rollout.control_steps
-        metrics = {
+        return {
             **self._rollout_metrics(rollout, advantage),
             **update,
             "train/actor_lr": actor_rate,
             "train/critic_lr": critic_rate,
         }
-        if not all(math.isfinite(v) for v in metrics.values()):
+
+    def _require_finite(self, metrics: dict[str, Any], run: RunFolder) -> dict[str, Any]:
+        """The metrics, or a stop to a diverged run before it logs or saves anything; what it saved before is good."""
+        numbers = all(math.isfinite(v) for v in metrics.values())
+        if not (numbers and finite(self.policy.network) and finite(self.critic)):
             raise UserError(
-                f"a loss is not finite in iteration {self.iteration}: training diverged; the last good policy is in "
-                "the run folder; lower algorithm.actor.lr"
+                f"a loss is not finite in iteration {self.iteration}: training diverged; last good state: "
+                f"{run.saved()}; lower algorithm.actor.lr or algorithm.critic.lr"
             )
         return metrics
 
