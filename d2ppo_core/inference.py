@@ -69,6 +69,7 @@ class Actor:
         self.policy, self.seed, self.explore = policy, seed, explore
         self.device = next(policy.parameters()).device
 
+    @torch.inference_mode()
     def act(self, raw: RawObservation, episode_seeds: list[int], chunk_indices: list[int]) -> np.ndarray:
         """Keys (n, To, size) -> (n, Ta, Da) float64, denormalised and inside the limits of the contract."""
         spec = self.policy.spec

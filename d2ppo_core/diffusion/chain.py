@@ -64,7 +64,7 @@ class DenoisingChain(nn.Module):
     def __init__(self, spec: SamplerSpec, explore: bool) -> None:
         """`explore`: with the noise of training (DDIM's eta), else as the policy is evaluated (DDIM's eta 0)."""
         super().__init__()
-        self.spec, self.explore, self.S = spec, explore, spec.steps
+        self.spec, self.explore, self.S, self.clip = spec, explore, spec.steps, spec.sample_clip
         K = spec.train_steps
         table = ddpm_table(K) if spec.kind == "ddpm" else ddim_table(K, spec.steps, spec.eta if explore else 0.0)
         alpha_bar = np.cumprod(1 - cosine_betas(K))[table[0]]
@@ -75,9 +75,18 @@ class DenoisingChain(nn.Module):
 
     def mean(self, x: Tensor, epsilon: Tensor, i: Tensor) -> Tensor:
         """mean_i of the next action. x, epsilon (B, H, Da); i (B,) long; returns (B, H, Da)."""
-        A, B, recip, recip_noise = (c[i].view(-1, 1, 1) for c in (self.A, self.B, self.recip, self.recip_noise))
-        clip = self.spec.sample_clip
-        x0_hat = (recip * x - recip_noise * epsilon).clamp(-clip, clip)
+        factors = (c[i].view(-1, 1, 1) for c in (self.A, self.B, self.recip, self.recip_noise))
+        return self.mean_with(x, epsilon, *factors)
+
+    def factors(self) -> list[tuple[Tensor, ...]]:
+        """What `mean_with` needs at each of the S steps, where a whole batch is at the same one."""
+        return list(zip(*(c.unbind() for c in (self.A, self.B, self.recip, self.recip_noise)), strict=True))
+
+    def mean_with(
+        self, x: Tensor, epsilon: Tensor, A: Tensor, B: Tensor, recip: Tensor, recip_noise: Tensor
+    ) -> Tensor:
+        """A x0_hat + B x; the factors are broadcast against x and epsilon (B, H, Da)."""
+        x0_hat = (recip * x - recip_noise * epsilon).clamp(-self.clip, self.clip)
         return A * x0_hat + B * x
 
     def sampling_std(self) -> Tensor:

@@ -65,7 +65,7 @@ class Trunk(nn.Module):
             raise ValueError(
                 "an MLP needs at least one hidden width (condition_hidden ends with the encoder's output size)"
             )
-        self.residual, self.activation = residual, ACTIVATIONS[activation]()
+        self.residual, self.layer_norm, self.activation = residual, layer_norm, ACTIVATIONS[activation]()
         if residual:
             if len(hidden) % 2 == 0 or len(set(hidden)) != 1:
                 raise ValueError(f"a residual MLP needs an odd number of equal hidden widths, not {list(hidden)}")

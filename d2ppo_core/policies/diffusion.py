@@ -13,6 +13,7 @@ from ..network_specs import SamplerSpec
 from ..networks.encoder import Network
 from ..observation import Observation
 from .base import Policy, PretrainLoss, Sample
+from .fast import Predictor, noise_predictor
 
 
 class DiffusionPolicy(Policy):
@@ -80,19 +81,21 @@ class DiffusionPolicy(Policy):
     def sample(self, observation: Observation, noise: Tensor, explore: bool) -> Sample:
         """Denoise from x_0 = noise[:, 0]; step i adds sampling_std_i * clamp(noise[:, i+1], +-noise_clip)."""
         chain, clip = (self.exploring if explore else self.acting), self.spec.sampler.noise_clip
-        x, first, codes = noise[:, 0], self.first_finetuned, self._codes(observation)
-        stds, logprob_stds = chain.sampling_std(), chain.logprob_std()
-        results, log_probs = [x], []
-        for i in range(chain.S):
-            mean = self._mean(chain, x, codes, i)
-            x = mean + stds[i] * noise[:, i + 1].clamp(-clip, clip)
-            if i >= first:
-                log_probs.append(gaussian_log_prob(x, mean, logprob_stds[i]))
-                results.append(x)
-            else:
-                results = [x]
-        log_prob = torch.stack(log_probs, 1) if log_probs else x.new_zeros(len(x), 0, *x.shape[1:])
-        return Sample(x, torch.stack(results, 1), log_prob)
+        added = noise[:, 1:].clamp(-clip, clip) * chain.sampling_std().view(-1, 1, 1)  # [B, S, H, Da] * [S, 1, 1]
+        steps = zip(self._predictors(observation, chain), chain.factors(), added.unbind(1), strict=True)
+        x, results, means = noise[:, 0], [noise[:, 0]], []
+        for i, (predict, factors, z) in enumerate(steps):
+            mean = chain.mean_with(x, predict(x, i), *factors)
+            x = mean + z
+            means.append(mean)
+            results.append(x)
+        first = self.first_finetuned
+        tuned = torch.stack(results[first:], 1)  # [B, K'+1, H, Da]
+        log_prob = tuned[:, 1:]
+        if first < chain.S:
+            std = chain.logprob_std()[first:].view(-1, 1, 1)  # [K'] -> [K', 1, 1]
+            log_prob = gaussian_log_prob(log_prob, torch.stack(means[first:], 1), std)
+        return Sample(x, tuned, log_prob)
 
     def log_prob(self, code: Tensor, x: Tensor, x_next: Tensor, k: Tensor) -> Tensor:
         """See `Policy.log_prob` (DPPO Eq. 4.3). The mean uses sigma_i, the density max(sigma_i, min_logprob_std)."""
@@ -110,18 +113,13 @@ class DiffusionPolicy(Policy):
         """S - K': index of the first denoising step that the fine-tuned network takes."""
         return self.spec.sampler.steps - self.spec.sampler.finetuned_steps
 
-    def _codes(self, observation: Observation) -> dict[Network, Tensor]:
-        """One code for each network that takes a step."""
-        seen = self.condition(observation)
-        networks = {self._network(i) for i in (0, self.spec.sampler.steps - 1)}
-        return {network: network.encode(*seen) for network in networks}
+    def _predictors(self, observation: Observation, chain: DenoisingChain) -> list[Predictor]:
+        """eps_theta of each of the S steps, for these observations; the frozen network takes those before S - K'."""
+        seen, first = self.condition(observation), self.first_finetuned
 
-    def _network(self, i: int) -> Network:
-        """Who takes step i: the frozen network takes those before S - K'."""
-        return self.base if self.base is not None and i < self.first_finetuned else self.network
+        def predictor(network: Network) -> Predictor:
+            return noise_predictor(network, chain.t, network.encode(*seen))
 
-    def _mean(self, chain: DenoisingChain, x: Tensor, codes: dict[Network, Tensor], i: int) -> Tensor:
-        """Mean of step i, the same step for the whole batch."""
-        network = self._network(i)
-        epsilon, _ = network(x, chain.t[i].expand(len(x)), codes[network])
-        return chain.mean(x, epsilon, chain.t.new_tensor(i))
+        if self.base is None or first == 0:
+            return [predictor(self.network)] * chain.S
+        return [predictor(self.base)] * first + [predictor(self.network)] * (chain.S - first)
