@@ -137,6 +137,14 @@ class GaussianSpec(Frozen):
     std_max: Annotated[float, Field(gt=0)] = 0.2
     noise_clip: Annotated[float, Field(gt=0)] = 3.0  # clamp of the standard normal noise
 
+    @model_validator(mode="after")
+    def _std_fits(self) -> GaussianSpec:
+        if self.learn_std and not self.std_min <= self.std <= self.std_max:
+            raise ValueError(
+                f"a learned std starts inside [std_min, std_max]: {self.std} is not in [{self.std_min}, {self.std_max}]"
+            )
+        return self
+
     @property
     def steps(self) -> int:
         """S: one draw."""

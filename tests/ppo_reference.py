@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from d2ppo_core.conf.schema import AlgorithmConfig
-from d2ppo_core.network_specs import SamplerSpec
+from d2ppo_core.network_specs import GaussianSpec, SamplerSpec
 from d2ppo_core.networks.critics import StateCritic
 from d2ppo_core.observation import Observation
 from d2ppo_core.rl.ppo import PPO
@@ -23,16 +23,21 @@ HALF = SamplerSpec(kind="ddim", train_steps=20, steps=4, finetuned_steps=2, eta=
 T, N = 4, 3
 
 
-def tiny(sampler: SamplerSpec, moved: float = 0.05, **config: Any) -> tuple[PPO, Rollout, torch.Tensor]:
-    """A rollout of random states by the policy itself, and PPO on a network that has moved since by `moved`."""
-    policy = small_policy(sampler)
+def tiny(
+    sampler: SamplerSpec | GaussianSpec, moved: float = 0.05, spec: dict[str, Any] | None = None, **config: Any
+) -> tuple[PPO, Rollout, torch.Tensor]:
+    """A rollout of random states by the policy itself, and PPO on a network that has moved since by `moved`.
+
+    `spec`: what `small_spec` should have otherwise.
+    """
+    policy = small_policy(sampler, **(spec or {}))
     policy.freeze_base()
     draw = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    state, noise = Observation(normal(T * N, 1, 3)), normal(T * N, sampler.steps + 1, 3, 2)
+    state, noise = Observation(normal(T * N, 1, 3)), normal(T * N, *policy.noise_shape)
     sample = policy.sample(state, noise, explore=True)
     torch.manual_seed(3)
     critic = StateCritic(3, (8, 8, 8)).double()
@@ -81,6 +86,9 @@ class Reference:
         _, mean, sigma = denoise_mean(self.s, self.s.eta, i, x[None], predict)
         return self.mean(log_normal(x_next[None], mean, max(sigma, self.s.min_logprob_std))[0])
 
+    def entropy(self, w: Weights) -> float:
+        return self.s.eta
+
     def mean(self, element_wise: Array) -> float:
         steps = self.c.reward_horizon or self.executed
         return float(np.clip(element_wise[:steps], self.c.logprob_min, self.c.logprob_max).mean())
@@ -94,7 +102,7 @@ class Reference:
         policy, value, kl, clipped = [], [], [], []
         for (b, k), a in zip(self.pairs, A, strict=True):
             a_k = a * c.denoising_discount ** (K - 1 - k)
-            u = k / (K - 1)
+            u = k / (K - 1) if K > 1 else 1.0
             epsilon = c.clip_base + (c.clip - c.clip_base) * (math.exp(c.clip_rate * u) - 1) / (
                 math.exp(c.clip_rate) - 1
             )
@@ -132,5 +140,5 @@ class Reference:
             "kl": np.mean(kl),
             "clip_fraction": np.mean(clipped),
         }
-        total = mean["policy"] + c.value_coef * mean["value"] + c.bc_coef * bc - c.entropy_coef * self.s.eta
+        total = mean["policy"] + c.value_coef * mean["value"] + c.bc_coef * bc - c.entropy_coef * self.entropy(actor)
         return {k: float(v) for k, v in mean.items()} | {"total": float(total)}

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from ..contract import PolicySpec
 from ..diffusion.chain import gaussian_log_prob
@@ -13,6 +14,26 @@ from ..dispersive import DispersiveLoss
 from ..network_specs import GaussianSpec
 from ..observation import Observation
 from .base import Policy, PretrainLoss, Sample
+
+
+class Bounded(torch.autograd.Function):
+    """x clamped to [low, high]. Its gradient is kept where descending it leads back inside: a plain clamp has none
+    outside, so that a standard deviation which once reached its bound would stay there for ever (as released)."""
+
+    @staticmethod
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
+        return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        x, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        kept = ((x > ctx.low) | (gradient < 0)) & ((x < ctx.high) | (gradient > 0))
+        return gradient * kept, None, None
 
 
 class GaussianPolicy(Policy):
@@ -43,7 +64,7 @@ class GaussianPolicy(Policy):
         sampler, learned = self.spec.sampler, self.network.log_variance
         if learned is None:
             return torch.full(self._std_shape(), sampler.std, device=self.normalizer.clip.device)
-        return learned.clamp(2 * math.log(sampler.std_min), 2 * math.log(sampler.std_max)).div(2).exp()
+        return Bounded.apply(learned, 2 * math.log(sampler.std_min), 2 * math.log(sampler.std_max)).div(2).exp()
 
     def training_noise(self, count: int, draw: torch.Generator) -> tuple[Tensor, ...]:
         """The loss draws nothing."""
