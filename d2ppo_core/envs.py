@@ -109,7 +109,7 @@ def _ignored(simulator: str, request: EnvRequest, env: VectorEnv) -> str:
     """What was asked for and silently left out, as a sentence; empty: nothing."""
     if [c.name for c in request.cameras] != [c.name for c in env.observation.cameras]:
         asked = ", ".join(c.name for c in request.cameras)
-        return f"the simulator '{simulator}' renders no camera images ({asked}); use simulator=robosuite"
+        return f"the simulator '{simulator}' renders no camera images ({asked}); use simulator=native or robosuite"
     if request.randomise and getattr(env, "randomise", {}) != request.randomise:
-        return f"the simulator '{simulator}' has no domain randomisation; use simulator=robosuite or randomise=none"
+        return f"the simulator '{simulator}' has no domain randomisation; use simulator=native or randomise=none"
     return ""

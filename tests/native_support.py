@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,14 @@ from d2ppo_sim.robosuite_env import RobosuiteEnv
 
 
 def native(environment: str, envs: int = 1, history: int = 1, limit: int = 10_000, terminate: bool = False,
-           workers: int = 1) -> NativeVectorEnv:
-    return make_native(EnvRequest(environment, envs, limit, history, terminate, workers))
+           workers: int = 1, **options: Any) -> NativeVectorEnv:
+    return make_native(EnvRequest(environment, envs, limit, history, terminate, workers, **options))
 
 
-def adopt(env: NativeVectorEnv, index: int, reference: RobosuiteEnv, variant: int = 0) -> None:
+def adopt(env: NativeVectorEnv, index: int, reference: RobosuiteEnv, variant: int = 0, seed: int = 0) -> None:
     """Bring environment `index` into the reference's state, its controllers and warm start included."""
     theirs, ours = reference.env.sim.data._data, env.data[index]
-    env.start([index], theirs.qpos[None], [variant])
+    env.start([index], theirs.qpos[None], [variant], [seed])
     for name in ("qpos", "qvel", "qacc_warmstart", "ctrl"):
         getattr(ours, name)[:] = getattr(theirs, name)
     ours.time = theirs.time

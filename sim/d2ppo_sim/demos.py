@@ -66,24 +66,20 @@ class Trial:
 def build_simulation(settings: Settings) -> Simulation:
     """The one environment in which a worker records."""
     require_offered(settings)
-    if settings.simulator == "robosuite":
-        return build_robosuite(settings.environment, [Camera(**c) for c in settings.cameras], settings.randomise)
-    return Reach() if settings.simulator == "toy" else build_native(settings.environment)
+    if settings.simulator == "toy":
+        return Reach()
+    from .native.simulation import NativeSimulation
+
+    build = build_robosuite if settings.simulator == "robosuite" else NativeSimulation
+    return build(settings.environment, [Camera(**c) for c in settings.cameras], settings.randomise)
 
 
 def require_offered(settings: Settings) -> None:
-    """Refuse wrong terms, and what only robosuite itself does so far."""
+    """Refuse wrong terms, and what only robosuite's tasks have."""
     parse(settings.randomise)
     asked = "camera images" if settings.cameras else "domain randomisation" if settings.randomise else ""
-    if asked and settings.simulator != "robosuite":
-        raise UserError(f"the simulator '{settings.simulator}' has no {asked}; use simulator=robosuite")
-
-
-def build_native(environment: str) -> Simulation:
-    """robosuite's task in compiled code."""
-    from .native.simulation import NativeSimulation
-
-    return NativeSimulation(environment)
+    if asked and settings.simulator == "toy":
+        raise UserError(f"the simulator 'toy' has no {asked}; choose one of robosuite's tasks")
 
 
 def expert_for(settings: Settings) -> ExpertFactory:

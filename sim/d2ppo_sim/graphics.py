@@ -74,39 +74,31 @@ class Camera:
         """(height, width, 3) uint8 RGB, upright, at robosuite's own settings, for people to look at."""
         from .painter import STOCK, oriented
 
-        return oriented(self._open().paint(data, self._number(camera), height, width, STOCK))
+        return oriented(self._open().paint(data, camera_id(self._model, camera), height, width, STOCK))
 
     def image(self, data: Any, view: Any, camera: contract.Camera) -> Any:
         """(H, W, 3) uint8 as the contract states it, of where things stood at `view` (from `painter.view_of`)."""
-        from .painter import SEEN, Look, oriented, view_of
+        from .painter import look_of, oriented, put_view, view_of
 
-        look, now = Look(camera.reflections, camera.multisampling), view_of(data)
-        _put(data, SEEN, view)
+        now = view_of(data)
+        put_view(data, view)
         try:
-            pixels = self._open().paint(data, self._number(camera.name), camera.height, camera.width, look)
+            pixels = self._open().paint(
+                data, camera_id(self._model, camera.name), camera.height, camera.width, look_of(camera)
+            )
         finally:
-            _put(data, SEEN, now)
+            put_view(data, now)
         return oriented(pixels, camera)
 
     def checked(self, camera: contract.Camera, environment: str) -> contract.Camera:
         """The camera if the model has it, with the same field of view; else a `UserError` that shows both sides."""
-        live = float(self._model.cam_fovy[self._number(camera.name)])
+        live = float(self._model.cam_fovy[camera_id(self._model, camera.name)])
         if live != camera.field_of_view:
             raise UserError(
                 f"camera '{camera.name}' of {environment} has a vertical field of view of {live:g} degrees, the "
                 f"contract says {camera.field_of_view:g}; use the simulator's number in the task's file"
             )
         return camera
-
-    def _number(self, camera: str) -> int:
-        import mujoco
-
-        kind = mujoco.mjtObj.mjOBJ_CAMERA
-        number = mujoco.mj_name2id(self._model, kind, camera)
-        if number < 0:
-            names = [mujoco.mj_id2name(self._model, kind, n) for n in range(self._model.ncam)]
-            raise UserError(f"there is no camera '{camera}'; the model has {', '.join(map(str, names)) or 'none'}")
-        return number
 
     def _open(self) -> Any:
         from .painter import PAINTERS
@@ -124,7 +116,13 @@ class Camera:
             self._painter = None
 
 
-def _put(data: Any, names: tuple[str, ...], values: Any) -> None:
-    """Write arrays into MuJoCo's data."""
-    for name, value in zip(names, values, strict=True):
-        getattr(data, name)[:] = value
+def camera_id(model: Any, camera: str) -> int:
+    """The number of a camera; a `UserError` names those there are."""
+    import mujoco
+
+    kind = mujoco.mjtObj.mjOBJ_CAMERA
+    number = mujoco.mj_name2id(model, kind, camera)
+    if number < 0:
+        names = [mujoco.mj_id2name(model, kind, n) for n in range(model.ncam)]
+        raise UserError(f"there is no camera '{camera}'; the model has {', '.join(map(str, names)) or 'none'}")
+    return number

@@ -33,6 +33,11 @@ class Look:
 STOCK = Look()
 
 
+def look_of(camera: contract.Camera) -> Look:
+    """What the contract states."""
+    return Look(camera.reflections, camera.multisampling)
+
+
 def oriented(pixels: np.ndarray, camera: contract.Camera | None = None) -> np.ndarray:
     """OpenGL's (H, W, 3) uint8, rows from the bottom up -> the order of rows and colours that the contract states.
 
@@ -48,6 +53,12 @@ def oriented(pixels: np.ndarray, camera: contract.Camera | None = None) -> np.nd
 def view_of(data: Any) -> View:
     """Where everything stands now, as `mjv_updateScene` will read it."""
     return tuple(getattr(data, name).copy() for name in SEEN)
+
+
+def put_view(data: Any, view: View) -> None:
+    """Write it into MuJoCo's data; each part may be flat."""
+    for name, values in zip(SEEN, view, strict=True):
+        getattr(data, name).reshape(-1)[:] = np.ravel(values)
 
 
 class Painter:
@@ -71,16 +82,27 @@ class Painter:
 
     def paint(self, data: Any, camera: int, height: int, width: int, look: Look) -> np.ndarray:
         """(height, width, 3) uint8 RGB as OpenGL has it: the bottom row first."""
+        self.arrange(data, camera, height, width, look)
+        return self.render(height, width, look)
+
+    def arrange(self, data: Any, camera: int, height: int, width: int, look: Look) -> None:
+        """Take all that `render` needs out of model and data; neither is looked at after that."""
         import mujoco
 
         self._gl.make_current()
-        context = self._context(height, width, look.multisampling)
+        self._context(height, width, look.multisampling)
         self._camera.fixedcamid = camera
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = look.reflections
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
         if not look.reflections and not self._model.light_castshadow.any():
             self._leave_out_unseen(height, width)
+
+    def render(self, height: int, width: int, look: Look) -> np.ndarray:
+        """(height, width, 3) uint8 of what `arrange` has arranged. Releases the interpreter's lock."""
+        import mujoco
+
+        context, _, _ = self._contexts[look.multisampling]
         pixels, frame = np.empty((height, width, 3), dtype=np.uint8), mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(frame, self._scene, context)
         mujoco.mjr_readPixels(pixels, None, frame, context)

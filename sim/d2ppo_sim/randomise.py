@@ -1,7 +1,7 @@
 """Domain randomisation: named terms, each with its range and unit, drawn for each episode from (its seed, its name).
 
 So a term draws the same whether others are on or not, and an episode does not depend on workers or on those before it.
-The simulators apply what is drawn here: `randomised_env.py` and `native/worlds.py`.
+The simulators apply what is drawn here: `randomised_env.py`, `native/worlds.py` and `disturbance.py`.
 """
 
 from __future__ import annotations
@@ -190,7 +190,8 @@ def _mass(term: Mass, model: Any, data: Any, rng: np.random.Generator) -> Arrays
     import mujoco
 
     scratch, objects = _scratch(model), free_objects(model)
-    scratch.body_mass[:], scratch.body_inertia[:] = model.body_mass, model.body_inertia
+    for name in ("body_mass", "body_inertia", "body_ipos", "body_iquat"):
+        getattr(scratch, name)[:] = getattr(model, name)  # the geometry may have changed since
     for bodies, factor in zip(objects, factors(rng, term.factor, len(objects)), strict=True):
         scratch.body_mass[bodies] *= factor
         scratch.body_inertia[bodies] *= factor

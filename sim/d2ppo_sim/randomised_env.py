@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from .disturbance import Disturbance
 from .episode import Observation, Outcome
-from .randomise import Arrays, Randomisation, applied, deviations, draw_model, generator
+from .randomise import Arrays, Randomisation, applied, deviations, draw_model
 from .robosuite_env import RobosuiteEnv
 
 
@@ -32,22 +33,17 @@ class RandomisedEnv:
         """Draw the episode's world, then start it where it would start without."""
         settings, env = self.settings, self.env
         self._drawn = draw_model(settings, env.model, env.data, self._cameras, seed)
-        self._noise, self._slip = generator(seed, "observation_noise"), generator(seed, "action_noise")
-        delay = int(generator(seed, "latency").integers(settings.latency.least, settings.latency.most, endpoint=True))
+        self._disturbance = Disturbance(settings, self._deviations, seed)
         with self._applied():
             self.truth = env.reset(seed)
-        self._seen = deque(maxlen=delay + 1)
+        self._seen = deque(maxlen=self._disturbance.delay + 1)
         return self._pass_on(self.truth)
 
     def step(self, action: np.ndarray) -> Outcome:
         """One control step under the action and its noise."""
-        action = np.array(action, dtype=np.float64)
-        if self.settings.action_noise.std > 0:
-            slip = self.settings.action_noise.std * self._slip.standard_normal(action.shape)
-            slip[6::7] = 0.0  # the gripper only knows open and closed
-            action = np.clip(action + slip, -1.0, 1.0)
+        (executed,) = self._disturbance.done(np.asarray(action, dtype=np.float64)[None])
         with self._applied():
-            outcome = self.env.step(action)
+            outcome = self.env.step(executed)
         self.truth = outcome.observation
         return Outcome(self._pass_on(self.truth), outcome.reward, outcome.success, outcome.diverged)
 
@@ -57,12 +53,8 @@ class RandomisedEnv:
         return self._seen[0][0]
 
     def _noisy(self, truth: Observation) -> Observation:
-        seen = dict(truth)
-        for name, std in self._deviations.items():
-            seen[name] = truth[name] + std * self._noise.standard_normal(len(std))
-            if name.endswith("_quat"):
-                seen[name] /= np.linalg.norm(seen[name])
-        return seen
+        seen = self._disturbance.seen({name: value[None] for name, value in truth.items()}, 1)
+        return {name: value[0] for name, value in seen.items()}
 
     def _applied(self) -> AbstractContextManager[None]:
         """The model with this episode's fields."""

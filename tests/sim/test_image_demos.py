@@ -104,8 +104,8 @@ def test_other_render_settings_are_refused(file: Path) -> None:
 
 
 def test_simulators_without_images_do_not_record_them(tmp_path: Path) -> None:
-    settings = demos.Settings("native", "Lift", 0, 0.1, 0.05, 300, cameras=[CAMERAS[0].model_dump()])
-    with pytest.raises(UserError, match="'native' has no camera images"):
+    settings = demos.Settings("toy", "Reach", 0, 0.1, 0.05, 300, cameras=[CAMERAS[0].model_dump()])
+    with pytest.raises(UserError, match="'toy' has no camera images"):
         demos.build_simulation(settings)
 
 

@@ -13,14 +13,17 @@ from d2ppo_core.envs import EnvRequest, RawObservation, Step
 from d2ppo_core.errors import UserError
 
 from ..graphics import Camera, choose_backend
+from ..painter import SEEN
 from ..pool import cpu_count
-from ..randomise import applied
+from ..randomise import applied, parse
 from ..vector import require_finite
 from . import layout
 from .compiler import eigen_address, load_core
+from .eyes import Eyes
 from .library import find_task_model
 from .starts import draw_start, draw_variant
 from .task_model import TaskFacts, TaskModel
+from .veil import Veil
 from .worlds import Worlds
 
 ARENA = 48 << 20  # bytes for contacts and solver of one environment, paged in as needed; robosuite reserves 1.3 GB
@@ -33,6 +36,7 @@ def make_native(request: EnvRequest) -> NativeVectorEnv:
     """What the entry point `d2ppo.simulators: native` names."""
     if request.num_envs < 1 or request.max_episode_steps < 1 or request.history < 1:
         raise UserError(f"environments, episode steps and history must be at least 1, not {request}")
+    parse(request.randomise)  # a wrong number is answered at once
     choose_backend()  # before MuJoCo is imported
     try:
         core = load_core()  # first: without a compiler, nothing else is worth the wait
@@ -49,7 +53,6 @@ class NativeVectorEnv:
 
         n, facts = request.num_envs, task.facts
         self.num_envs, self.max_episode_steps = n, request.max_episode_steps
-        self.observation = facts.observation.model_copy(update={"history": request.history})
         self.action, self.simulator, self.task = facts.action, facts.simulator, task
         self.diverged = 0  # episodes ended because the simulation's state was no longer finite
         self.threads = cpu_count(request.workers)
@@ -58,12 +61,20 @@ class NativeVectorEnv:
         core.d2_set_arena(self.model._address, min(ARENA, self.model.narena))
         self.data = [mujoco.MjData(self.model) for _ in range(n)]
         self._camera = Camera(self.model)
-        self.worlds = Worlds(task, self.model, n)
+        cameras = tuple(self._camera.checked(camera, facts.environment) for camera in request.cameras)
+        self.observation = facts.observation.model_copy(update={"history": request.history, "cameras": cameras})
+        self._eyes = Eyes(self.model, cameras, min(self.threads, n))
+        self.randomise, settings = request.randomise, parse(request.randomise)
+        self.worlds = Worlds(task, self.model, n, settings, [camera.name for camera in cameras])
+        self._veil = Veil(settings, facts.observation.lowdim, n, request.history) if request.randomise else None
+        length = self._veil.length if self._veil else request.history  # L
         self.variants = np.zeros(n, dtype=np.int64)  # the geometry of each running episode
         self.steps = np.zeros(n, dtype=np.int64)
         self.over = np.ones(n, dtype=np.uint8)  # none has been reset yet
         self.control = (layout.CControl * (n * len(facts.arms)))()
-        self.history = np.zeros((n, request.history, self.observation.state_size))  # (N, To, Do)
+        self.history = np.zeros((n, length, self.observation.state_size))  # (N, L, Do) without noise
+        width = sum(getattr(self.data[0], name).size for name in SEEN) if cameras else 0
+        self.views = np.zeros((n, length, width))
         self._batch = self._fill_batch(request)
 
     def _fill_batch(self, request: EnvRequest) -> layout.CBatch:
@@ -75,8 +86,9 @@ class NativeVectorEnv:
             self._groups[list(geoms)] |= 1 << bit
         return layout.CBatch(
             task=ctypes.pointer(self._task), models=self.worlds.addresses, data=self._addresses, control=self.control,
-            history=self.history.ctypes.data, steps=self.steps.ctypes.data, over=self.over.ctypes.data,
-            geom_group=self._groups.ctypes.data, eigen=eigen_address(), history_length=request.history,
+            history=self.history.ctypes.data, views=self.views.ctypes.data if self.views.size else None,
+            steps=self.steps.ctypes.data, over=self.over.ctypes.data, geom_group=self._groups.ctypes.data,
+            eigen=eigen_address(), history_length=self.history.shape[1],
             observation_size=self.observation.state_size, max_steps=request.max_episode_steps,
             terminate_at_success=request.terminate_at_success,
         )
@@ -91,17 +103,26 @@ class NativeVectorEnv:
             draw_start(self._facts, self.model.qpos0, int(seed), variant)
             for seed, variant in zip(seeds, variants, strict=True)
         ]
-        return self.start(rows, np.stack(starts), variants)
+        return self.start(rows, np.stack(starts), variants, [int(seed) for seed in seeds])
 
-    def start(self, envs: Sequence[int], starts: np.ndarray, variants: Sequence[int] = ()) -> RawObservation:
-        """Start an episode in each of `envs` at the positions (n, nq), velocities zero, by default in geometry 0."""
+    def start(
+        self, envs: Sequence[int], starts: np.ndarray, variants: Sequence[int] = (), seeds: Sequence[int] = ()
+    ) -> RawObservation:
+        """Start an episode in each of `envs` at the positions (n, nq), velocities zero, by default in geometry 0.
+
+        The seeds name what domain randomisation draws.
+        """
         rows, starts = self._rows(envs), np.ascontiguousarray(starts, dtype=np.float64)
         if starts.shape != (len(rows), self.model.nq):
             raise ValueError(f"starts {starts.shape} do not fit ({len(rows)}, {self.model.nq})")
-        for row, variant in zip(rows, variants or [0] * len(rows), strict=True):
+        variants, seeds = variants or [0] * len(rows), seeds or [0] * len(rows)
+        for row, variant, seed in zip(rows, variants, seeds, strict=True):
             self.variants[row] = variant
-            self.worlds.enter(row, variant)
+            self.worlds.enter(row, variant, seed, self.data[row])
         self._core.d2_reset(self._batch, len(rows), rows.ctypes.data, starts.ctypes.data, self.threads)
+        if self._veil:
+            for row, seed in zip(rows, seeds, strict=True):
+                self._veil.begin(row, seed, self.truth(row))
         return self._observation(rows)
 
     def step(self, envs: Sequence[int], chunks: np.ndarray) -> Step:
@@ -113,6 +134,8 @@ class NativeVectorEnv:
             require_finite(chunks, envs)
         if self.over[rows].any():
             raise RuntimeError("the episode is over; call reset before the next step")
+        if self._veil:
+            chunks = np.stack([self._veil.done(row, chunk) for row, chunk in zip(rows, chunks, strict=True)])
         result = np.zeros(len(rows), dtype=OUTCOME)
         self._core.d2_step(
             self._batch, len(rows), rows.ctypes.data, chunks.ctypes.data, chunks.shape[1], self.threads,
@@ -122,6 +145,9 @@ class NativeVectorEnv:
             for env in rows[result["diverged"]]:
                 self.diverged += 1
                 _log.warning("environment %d: the state is no longer finite; its episode is truncated", env)
+        if self._veil:
+            for row, steps in zip(rows, result["control_steps"], strict=True):
+                self._veil.advance(row, self.truth(row), int(steps))
         names = ("reward", "terminated", "truncated", "success", "control_steps")
         return Step(self._observation(rows), **{name: result[name] for name in names})
 
@@ -135,12 +161,35 @@ class NativeVectorEnv:
         return np.array(rows, dtype=np.int32)
 
     def _observation(self, rows: np.ndarray) -> RawObservation:
-        """By key (n, To, size), copied: the core goes on writing its own."""
-        seen, start, found = self.history[rows], 0, {}
+        """By key (n, To, size), and of cameras (n, To, H, W, 3), copied: the core goes on writing its own."""
+        if self._veil:
+            seen = [self._veil.seen(row) for row in rows]
+            found = {key.name: np.stack([one[key.name] for one in seen]) for key in self.observation.lowdim}
+        else:
+            found = self._by_key(self.history[rows])
+        return found | self._images(rows) if self.observation.cameras else found
+
+    def truth(self, env: int) -> RawObservation:
+        """By key (L, size): the last control steps of an environment, without noise and delay."""
+        return self._by_key(self.history[env].copy())
+
+    def _by_key(self, states: np.ndarray) -> RawObservation:
+        """(..., Do) -> by key (..., size)."""
+        start, found = 0, {}
         for key in self.observation.lowdim:
-            found[key.name] = seen[:, :, start : start + key.size]
+            found[key.name] = states[..., start : start + key.size]
             start += key.size
         return found
+
+    def _images(self, rows: np.ndarray) -> RawObservation:
+        """What the cameras saw in To control steps; a view that equals the one before is not painted again."""
+        history = self.observation.history
+        views = [self.views[row, self._veil.shown(row) if self._veil else slice(None)] for row in rows]
+        new = [t == 0 or not np.array_equal(view[t], view[t - 1]) for view in views for t in range(history)]
+        whose = np.repeat(rows, history)[new]
+        images = self._eyes.look(np.concatenate(views)[new], [self.worlds.fields[row] for row in whose])
+        which = (np.cumsum(new) - 1).reshape(len(rows), history)
+        return {key: image[which] for key, image in images.items()}
 
     def render(self, env: int, height: int, width: int) -> np.ndarray:
         """See `VectorEnv.render`."""
@@ -149,6 +198,7 @@ class NativeVectorEnv:
 
     def close(self) -> None:
         """See `VectorEnv.close`."""
+        self._eyes.close()
         self._camera.close()
 
 
