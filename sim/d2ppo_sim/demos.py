@@ -174,7 +174,7 @@ def record(
     """
     trials = {trial.seed: trial for trial in map(load_trial, sorted(parts.glob("*.npz")))}
     if settings.simulator == "native" and workers != 1:
-        build_native(settings.environment).close()  # compiles and builds what is missing once, not in every worker
+        build_simulation(settings).close()  # compiles and builds what is missing once, not in every worker
     pool = make_pool(Recorder, [(settings, str(parts))] * min(cpu_count(workers), episodes), in_process=workers == 1)
     try:
         for _ in _try_seeds(pool, settings, episodes, trials):
