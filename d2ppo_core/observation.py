@@ -72,7 +72,13 @@ def model_observation(spec: ObservationSpec, raw: RawObservation, device: torch.
     state = state_vector(spec, raw)  # [n, To, Do]
     if state.shape[1] != spec.history:
         raise UserError(f"the observation holds {state.shape[1]} time steps, the policy looks at {spec.history}")
-    return Observation(torch.from_numpy(state), camera_images(spec.cameras, raw)).to(device)
+    images = camera_images(spec.cameras, raw)
+    if images is not None and images.shape[:2] != state.shape[:2]:
+        raise UserError(
+            f"the observation holds {' x '.join(map(str, images.shape[:2]))} pictures of a camera and "
+            f"{' x '.join(map(str, state.shape[:2]))} states; there must be one for each environment and time step"
+        )
+    return Observation(torch.from_numpy(state), images).to(device)
 
 
 def camera_images(cameras: tuple[Camera, ...], raw: RawObservation) -> Tensor | None:
@@ -84,9 +90,9 @@ def camera_images(cameras: tuple[Camera, ...], raw: RawObservation) -> Tensor | 
         if camera.key not in raw:
             raise UserError(f"the observation lacks '{camera.key}'; it has {', '.join(sorted(raw))}")
         picture, size = np.asarray(raw[camera.key]), (camera.height, camera.width, 3)
-        if picture.dtype != np.uint8 or picture.shape[-3:] != size:
+        if picture.dtype != np.uint8 or picture.ndim != 5 or picture.shape[2:] != size:
             raise UserError(
-                f"observation '{camera.key}' is {picture.dtype} {picture.shape}, the policy expects uint8 (..., "
+                f"observation '{camera.key}' is {picture.dtype} {picture.shape}, the policy expects uint8 (n, To, "
                 f"{', '.join(map(str, size))})"
             )
         pictures.append(torch.from_numpy(picture).movedim(-1, -3))  # [n, To, H, W, 3] -> [n, To, 3, H, W]
