@@ -31,8 +31,10 @@ def check_algorithm(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
             ("algorithm.iterations", algorithm.iterations, 1),
             ("algorithm.epochs", algorithm.epochs, 1),
             ("algorithm.batch", algorithm.batch, 2),
+            ("algorithm.micro_batch", algorithm.micro_batch, 0),
             ("rollout.envs", rollout.envs, 1),
             ("rollout.chunks", rollout.chunks, 1),
+            ("rollout.envs times rollout.chunks", rollout.envs * rollout.chunks, 2),
             ("algorithm.clip", algorithm.clip, 1e-9),
             ("algorithm.clip_base", algorithm.clip_base, 0),
         )
