@@ -84,7 +84,18 @@ def load_part(module: nn.Module, parts: dict[str, Tensors], part: str, path: str
 def save_resume(path: str | Path, state: dict[str, Any]) -> None:
     """Write a resume file atomically: tensors, numbers, strings, and dicts or lists of them."""
     with atomic_path(path) as partial:
-        torch.save(state, partial)
+        torch.save(_compact(state), partial)
+
+
+def _compact(state: Any) -> Any:
+    """Tensors that are a part of a larger one, copied: torch would save the whole of it."""
+    if isinstance(state, dict):
+        return {name: _compact(value) for name, value in state.items()}
+    if isinstance(state, list):
+        return [_compact(value) for value in state]
+    if isinstance(state, Tensor) and state.untyped_storage().nbytes() > state.nbytes:
+        return state.clone()
+    return state
 
 
 def load_resume(path: str | Path) -> dict[str, Any]:

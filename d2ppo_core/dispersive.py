@@ -35,6 +35,8 @@ INFLATED = 5.0  # growth of the features' RMS over its first value that we warn 
 class Gram(torch.autograd.Function):
     """G = z z^T, (B, D) -> (B, B). Its gradient is one matrix product: dL/dz = (dL/dG + dL/dG^T) z."""
 
+    generate_vmap_rule = True  # several seeds are trained at once
+
     @staticmethod
     def forward(z: Tensor) -> Tensor:
         return z @ z.T
@@ -88,7 +90,8 @@ def squared_correlations(z: Tensor) -> Tensor:
 
 def off_diagonal(pairs: Tensor, value: float) -> Tensor:
     """(B, B), in place, with `value` instead of the pairs i = j, which then count for nothing."""
-    return pairs.fill_diagonal_(value)
+    pairs.diagonal().fill_(value)
+    return pairs
 
 
 def log_mean_exp(values: Tensor, count: int) -> Tensor:

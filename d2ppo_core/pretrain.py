@@ -20,7 +20,7 @@ from .keyed import generator
 from .networks.vision import draw_shift, random_shift
 from .observation import Observation
 from .optim import average_into, finite, learning_rate, set_learning_rate, setup_torch, warmed_decay
-from .policies.base import Policy
+from .policies.base import Policy, PretrainLoss
 from .pretrain_setup import load_demonstrations, policy_of, require_tap, split_windows
 from .progress import ProgressBar
 from .runs import RunFolder
@@ -33,6 +33,11 @@ def main(config: Config) -> None:
     device = setup_torch(config)
     dispersive = DispersiveLoss(config.dispersive)
     demos, spec = load_demonstrations(config)
+    if config.seeds:
+        from .pretrain_seeds import pretrain_seeds
+
+        pretrain_seeds(config, demos, spec, device)
+        return
     policy = policy_of(config, demos, spec).to(device)
     require_tap(policy, config.dispersive.layer)
     trainer = Pretrainer(config, policy, demos, dispersive, device)
@@ -78,20 +83,28 @@ class Pretrainer:
             self.restore(load_resume(run.resume_file), run)
         with ProgressBar("pre-training", self.steps, self.step) as bar:
             while self.step < self.steps:
-                metrics = self.train_step(self.step, self._log_now(self.step))
-                self.step += 1
-                keeps = self.train.keep_every and self.step % self.train.keep_every == 0
-                if metrics or keeps or self._every(self.train.validate_every) or self._every(self.train.save_every):
-                    self._require_finite(metrics, run)
-                metrics |= self._validate(run) if self._every(self.train.validate_every) else {}
-                if metrics:
-                    run.log(self.step, metrics)
-                    self._warn(metrics, bar)
-                if keeps:
-                    self.save(run, f"policy-{self.step}.safetensors", metrics)
-                if self._every(self.train.save_every):
-                    save_resume(run.resume_file, self.state(run))
+                metrics = self.train_step(self.step, self.logs(self.step))
+                self.after_step(metrics, run, bar)
                 bar.advance(1, f"loss {metrics['train/loss']:.4f}" if "train/loss" in metrics else "")
+        self.finish(run)
+
+    def after_step(self, metrics: dict[str, Any], run: RunFolder, bar: ProgressBar) -> None:
+        """Count the step; check, validate, log and save what is due."""
+        self.step += 1
+        keeps = self.train.keep_every and self.step % self.train.keep_every == 0
+        if metrics or keeps or self._every(self.train.validate_every) or self._every(self.train.save_every):
+            self._require_finite(metrics, run)
+        metrics |= self._validate(run) if self._every(self.train.validate_every) else {}
+        if metrics:
+            run.log(self.step, metrics)
+            self._warn(metrics, bar)
+        if keeps:
+            self.save(run, f"policy-{self.step}.safetensors", metrics)
+        if self._every(self.train.save_every):
+            save_resume(run.resume_file, self.state(run))
+
+    def finish(self, run: RunFolder) -> None:
+        """The last policy and the summary."""
         policy = self.save(run, "policy.safetensors", self.last_validation)
         run.finish(
             {
@@ -106,26 +119,35 @@ class Pretrainer:
 
     def train_step(self, step: int, log: bool) -> dict[str, Any]:
         """One gradient step: imitation + λ · dispersive loss (D2PPO Eq. 6), AdamW, EMA."""
-        observation, x0 = self.windows.gather(self.batches(step).to(self.device))
-        draw = generator(self.config.seed, "diffusion", step)
-        noise = tuple(n.to(self.device) for n in self.policy.training_noise(len(x0), draw))
-        loss = self.policy.loss(self._shifted(observation, draw), x0, noise, self.dispersive)
-        total = loss.imitation
-        if self.dispersive.active:
-            total = total + self.config.dispersive.weight * loss.dispersive
-        rate = learning_rate(step, self.train.optimiser, self.steps)
-        set_learning_rate(self.optimiser, rate)
+        loss = self.policy.loss(*self.draw(step), self.dispersive)
+        total = self.total(loss)
+        set_learning_rate(self.optimiser, learning_rate(step, self.train.optimiser, self.steps))
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
         self.optimiser.step()
         self._update_ema(step)
-        if not log:
-            return {}
+        return self.metrics(step, loss) if log else {}
+
+    def draw(self, step: int) -> tuple[Observation, Tensor, tuple[Tensor, ...]]:
+        """Observations, chunks (B, H, Da) and noise of a step."""
+        observation, x0 = self.windows.gather(self.batches(step).to(self.device))
+        draw = generator(self.config.seed, "diffusion", step)
+        noise = tuple(n.to(self.device) for n in self.policy.training_noise(len(x0), draw))
+        return self._shifted(observation, draw), x0, noise
+
+    def total(self, loss: PretrainLoss) -> Tensor:
+        """imitation + λ · dispersive loss."""
+        if not self.dispersive.active:
+            return loss.imitation
+        return loss.imitation + self.config.dispersive.weight * loss.dispersive
+
+    def metrics(self, step: int, loss: PretrainLoss) -> dict[str, Any]:
+        """What is logged of a step."""
         self.dispersion = self.dispersive.diagnose(loss.features, self.taps)
         return {
-            "train/loss": total.item(),
+            "train/loss": self.total(loss).item(),
             "train/imitation_loss": loss.imitation.item(),
-            "train/lr": rate,
+            "train/lr": learning_rate(step, self.train.optimiser, self.steps),
             "train/epoch": step / self.batches.per_epoch,
             **self.dispersion.metrics(),
         }
@@ -149,7 +171,8 @@ class Pretrainer:
             elif epoch % self.train.ema_every_epochs == 0:
                 average_into(self.ema, self.policy.network, self.train.ema_decay)
 
-    def _log_now(self, step: int) -> bool:
+    def logs(self, step: int) -> bool:
+        """Whether this step is logged."""
         return step % self.train.log_every == 0 or step + 1 == self.steps
 
     def _every(self, period: int) -> bool:

@@ -289,6 +289,10 @@ class Config:
     minibatch: Minibatch = option(Minibatch.pair, "pair | chain (as in the D2PPO release) | importance (D2PPO Eq. 14)")
     truncation: Truncation = option(Truncation.bootstrap, "bootstrap | leak (as released) | terminal")
     seed: int = option(0, "names every random draw of the run")
+    seeds: list[int] = field(
+        default_factory=list,
+        metadata={"help": "train these seeds at once in one process, each into run_dir/seed=N; []: only `seed`"},
+    )
     device: str = option("auto", "auto | cpu | cuda")
     threads: int = option(0, "CPU threads of torch; 0: one for each core. Exact repetition needs the same number")
     run_dir: str = option("", "folder of this run; empty: runs/COMMAND-TASK-TIME")
@@ -299,7 +303,7 @@ class Config:
 
 PARTS: dict[str, tuple[str, ...]] = {
     "demos": ("task", "simulator", "demos", "randomise"),
-    "pretrain": ("task", "data", "policy", "dispersive", "train", "ema"),
+    "pretrain": ("task", "data", "policy", "dispersive", "train", "ema", "seeds"),
     "finetune": (
         "task",
         "simulator",
