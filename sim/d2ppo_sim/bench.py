@@ -17,12 +17,16 @@ from d2ppo_core.files import write_json
 from d2ppo_core.machine import cores
 from d2ppo_core.tasks import load_task, task_names
 
+IMAGES_PER_SECOND = 2.5  # of the time asked for: 10 of each setting in a block by default
 SHOWN = ("d2ppo", "robosuite", "mujoco", "numpy", "scipy")
-COLUMNS = {  # name of the measurement -> heading
-    "stock": "stock robosuite", "native": "native, 1 thread", "all_cores": "native, {cores} threads",
-    "bare": "bare mj_step",
-}
-RATIOS = {"native_over_stock": "native / stock", "native_over_bare": "native / bare", "scaling": "all / 1 thread"}
+ONE_THREAD = {  # name of the measurement or ratio -> heading
+    "stock": "stock robosuite", "native": "native", "bare": "bare mj_step",
+    "native_over_stock": "native / stock", "native_over_bare": "native / bare",
+}  # fmt: skip
+ALL_CORES = {
+    "all_cores": "native", "bare_all_cores": "bare mj_step",
+    "scaling": "native: all / 1", "bare_scaling": "bare: all / 1", "scaling_over_bare": "of the two",
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:
@@ -33,11 +37,14 @@ def main(arguments: list[str]) -> int:
         if task.simulator == "toy":
             raise UserError(f"task '{task.name}' is not robosuite's; choose among {', '.join(_robosuite_tasks())}")
     from .bench_measure import measure
+    from .image_bench import bench_images, image_tasks_of
 
-    report: dict[str, Any] = {"machine": machine(SHOWN), "seconds": options.seconds, "tasks": {}}
+    report: dict[str, Any] = {"machine": machine(SHOWN), "seconds": options.seconds, "tasks": {}, "images": {}}
     for task in tasks:
         print(f"measuring {task.name} ...", file=sys.stderr, flush=True)
         report["tasks"][task.name] = measure(task.environment, options.seconds, cores())
+        for name in image_tasks_of(task.environment):
+            report["images"][name] = bench_images(name, max(2, round(IMAGES_PER_SECOND * options.seconds)))
     report["machine"]["load_after"] = load()
     _print(report)
     out = options.json or (Path(options.run_dir) / "bench-sim.json" if options.run_dir else None)
@@ -69,21 +76,45 @@ def _robosuite_tasks() -> list[str]:
     return list(found.values())
 
 
-def _print(report: dict[str, Any]) -> None:
-    about = report["machine"]
-    table = Table("task", title="control steps per second (in brackets: per second of CPU time)")
-    for heading in COLUMNS.values():
-        table.add_column(heading.format(cores=about["cores"]), justify="right")
-    for heading in RATIOS.values():
+def _image_table(report: dict[str, Any]) -> Table:
+    """One row for each camera."""
+    table = Table("task", "camera", "size", title="camera images: ms of CPU time each (in brackets: images per second)")
+    for heading in ("ours", "robosuite's settings", "theirs / ours"):
+        table.add_column(heading, justify="right")
+    for task, cameras in report["images"].items():
+        for row in cameras:
+            kinds = [f"{row[kind]['cpu_ms']:.1f} ({row[kind]['per_second']:.0f})" for kind in ("ours", "stock")]
+            ratio = row["stock"]["cpu_ms"] / row["ours"]["cpu_ms"]
+            table.add_row(task, row["camera"], row["size"], *kinds, f"{ratio:.1f}")
+    return table
+
+
+def _rate_table(report: dict[str, Any], title: str, columns: dict[str, str]) -> Table:
+    """One row for each task."""
+    table = Table("task", title=title)
+    for heading in columns.values():
         table.add_column(heading, justify="right")
     for name, row in report["tasks"].items():
-        rates = [f"{row[c]['per_second']:.0f} ({row[c]['per_cpu_second']:.0f})" for c in COLUMNS]
-        table.add_row(name, *rates, *(f"{row['ratios'][r]:.2f}" for r in RATIOS))
+        table.add_row(name, *(_cell(row, column) for column in columns))
+    return table
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    if column in row["ratios"]:
+        return f"{row['ratios'][column]:.2f}"
+    return f"{row[column]['per_second']:.0f} ({row[column]['per_cpu_second']:.0f})"
+
+
+def _print(report: dict[str, Any]) -> None:
+    about = report["machine"]
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
+    rates = "control steps per second (in brackets: per second of CPU time)"
+    console.print(_rate_table(report, f"one thread: {rates}", ONE_THREAD))
+    console.print(_rate_table(report, f"{about['cores']} threads: {rates}", ALL_CORES))
+    console.print(_image_table(report))
     console.print(
         f"{about['processor']}, {about['cores']} cores, load {about['load_before'][0]} before and "
-        f"{about['load_after'][0]} after. The first two ratios are of CPU time, the third of wall time, "
+        f"{about['load_after'][0]} after. Ratios of one thread are of CPU time, those of all cores of wall time, "
         "which others on the machine disturb."
     )
 

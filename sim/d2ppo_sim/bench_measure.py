@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from ctypes import c_void_p
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,43 +98,65 @@ class Native:
         return CHUNK * len(self._rows)
 
 
-class Bare:
-    """`mj_step` alone: the trajectories of native episodes once more, under controls taken down before."""
+@dataclass(frozen=True)
+class Tape:
+    """One native episode, so that its physics can be done again: model, first and last qpos, controls of each step."""
 
-    def __init__(self, env: NativeVectorEnv, episodes: int = 3) -> None:
+    model: int  # address
+    start: np.ndarray  # (nq,)
+    end: np.ndarray
+    controls: np.ndarray  # (EPISODE, substeps, nu)
+
+
+def record(env: NativeVectorEnv, episodes: int = 3) -> list[Tape]:
+    """Play episodes in the first environment. `env` must outlive the tapes: the models are its own."""
+    tapes, core = [], load_core()
+    for seed in range(episodes):
+        env.reset([0], [seed])
+        start, controls = env.data[0].qpos.copy(), np.zeros((EPISODE, env.task.facts.control.substeps, env.model.nu))
+        for action, row in zip(actions(env.action.size, seed), controls, strict=True):
+            core.d2_tape(env._batch, 0, action.ctypes.data, row.ctypes.data)
+        tapes.append(Tape(env.worlds.addresses[0], start, env.data[0].qpos.copy(), controls))
+    return tapes
+
+
+class Bare:
+    """`mj_step` alone: recorded trajectories once more, in as many copies as there are native environments."""
+
+    def __init__(self, model: Any, tapes: list[Tape], copies: int, threads: int) -> None:
         import mujoco
 
-        self._env, self._core = env, load_core()
-        self._substeps = env.task.facts.control.substeps
-        self._data = mujoco.MjData(env.model)
-        self._tapes, self._starts, self._ends, self._models = [], [], [], []
-        for seed in range(episodes):
-            env.reset([0], [seed])
-            self._starts.append(env.data[0].qpos.copy())
-            self._models.append(env.worlds.addresses[0])
-            tape = np.zeros((EPISODE, self._substeps, env.model.nu))
-            for action, controls in zip(actions(env.action.size, seed), tape, strict=True):
-                self._core.d2_tape(env._batch, 0, action.ctypes.data, controls.ctypes.data)
-            self._tapes.append(tape)
-            self._ends.append(env.data[0].qpos.copy())
-        self._episode, self._at = -1, EPISODE
+        self._core, self._model, self._tapes, self._threads = load_core(), model, tapes, threads
+        self._data = [mujoco.MjData(model) for _ in range(copies)]
+        self._addresses = (c_void_p * copies)(*[data._address for data in self._data])
+        self._turn, self._at = -1, EPISODE
+
+    def _playing(self) -> list[Tape]:
+        """The tape of each copy."""
+        return [self._tapes[(self._turn + copy) % len(self._tapes)] for copy in range(len(self._data))]
 
     def between(self) -> None:
         import mujoco
 
-        if self._at == EPISODE:
-            if self._episode >= 0 and not np.array_equal(self._data.qpos, self._ends[self._episode]):
-                raise RuntimeError("the bare physics did not follow the native trajectory")
-            self._episode, self._at = (self._episode + 1) % len(self._tapes), 0
-            mujoco.mj_resetData(self._env.model, self._data)
-            self._data.qpos[:] = self._starts[self._episode]
+        if self._at < EPISODE:
+            return
+        pairs = zip(self._data, self._playing(), strict=True)
+        if self._turn >= 0 and not all(np.array_equal(data.qpos, tape.end) for data, tape in pairs):
+            raise RuntimeError("the bare physics did not follow the native trajectory")
+        self._turn, self._at = self._turn + 1, 0
+        for data, tape in zip(self._data, self._playing(), strict=True):
+            mujoco.mj_resetData(self._model, data)
+            data.qpos[:] = tape.start
 
     def work(self) -> int:
-        controls = self._tapes[self._episode][self._at : self._at + CHUNK]
-        model = self._models[self._episode]
-        self._core.d2_bare(model, self._data._address, controls.ctypes.data, CHUNK * self._substeps)
+        tapes, kind = self._playing(), c_void_p * len(self._data)
+        controls = [tape.controls[self._at :].ctypes.data for tape in tapes]
+        steps = CHUNK * tapes[0].controls.shape[1]
+        self._core.d2_bare(
+            kind(*[tape.model for tape in tapes]), self._addresses, kind(*controls), len(tapes), steps, self._threads
+        )
         self._at += CHUNK
-        return CHUNK
+        return CHUNK * len(tapes)
 
 
 def measure(environment: str, seconds: float, threads: int) -> dict[str, Any]:
@@ -143,9 +166,12 @@ def measure(environment: str, seconds: float, threads: int) -> dict[str, Any]:
         make_native(EnvRequest(environment, ENVS_PER_CORE * threads, workers=workers, **request))
         for workers in (1, threads)
     )
-    bare = Bare(one)
-    rivals = {"stock": Stock(environment, one.action.size), "native": Native(one), "bare": bare,
-              "all_cores": Native(many)}
+    tapes = record(one)
+    rivals = {
+        "stock": Stock(environment, one.action.size),
+        "native": Native(one), "bare": Bare(one.model, tapes, one.num_envs, 1),
+        "all_cores": Native(many), "bare_all_cores": Bare(one.model, tapes, one.num_envs, threads),
+    }  # fmt: skip
     clocks = {name: Clock() for name in rivals}
     turns = max(1, round(seconds / SLICE))
     for _ in range(turns):
@@ -157,8 +183,10 @@ def measure(environment: str, seconds: float, threads: int) -> dict[str, Any]:
         "native_over_stock": by_cpu["native"] / by_cpu["stock"],
         "native_over_bare": by_cpu["native"] / by_cpu["bare"],
         "scaling": rates["all_cores"]["per_second"] / rates["native"]["per_second"],
+        "bare_scaling": rates["bare_all_cores"]["per_second"] / rates["bare"]["per_second"],
         "native_over_stock_wall": rates["native"]["per_second"] / rates["stock"]["per_second"],
         "native_over_bare_wall": rates["native"]["per_second"] / rates["bare"]["per_second"],
     }
+    ratios["scaling_over_bare"] = ratios["scaling"] / ratios["bare_scaling"]
     return {**rates, "threads": threads, "environments": many.num_envs,
             "ratios": {name: round(value, 3) for name, value in ratios.items()}}

@@ -23,6 +23,11 @@ def image_tasks() -> list[str]:
     return [name for name in task_names() if load_task(name).observation.get("cameras")]
 
 
+def image_tasks_of(environment: str) -> list[str]:
+    """Those in one of robosuite's environments."""
+    return [name for name in image_tasks() if load_task(name).environment == environment]
+
+
 def bench_images(task: str, repeats: int = 10) -> list[dict[str, Any]]:
     """Time each camera of a task in this process.
 

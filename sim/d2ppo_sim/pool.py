@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from d2ppo_core.errors import UserError
+from d2ppo_core.machine import cores
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "LP_NUM_THREADS")
 _JOIN_SECONDS = 5.0
@@ -45,8 +46,8 @@ def make_pool(build: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], i
 
 
 def cpu_count(asked: int = 0) -> int:
-    """`asked` workers, or one for each core that this process may use."""
-    return asked or len(os.sched_getaffinity(0))
+    """`asked` workers, or one for each core that this process may use, a container's quota included."""
+    return asked or cores()
 
 
 class LocalPool:

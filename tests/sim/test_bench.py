@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from d2ppo_core import cli
-from d2ppo_sim.bench_measure import Bare, Clock, measure
+from d2ppo_sim.bench_measure import Bare, Clock, measure, record
 from native_support import native, resident
 
 pytestmark = pytest.mark.sim
@@ -23,19 +23,27 @@ def test_bench_prints_a_table_and_writes_json(tmp_path, capsys):
     report = json.loads((tmp_path / "bench-sim.json").read_text())
     lift, machine = report["tasks"]["lift"], report["machine"]
     assert machine["versions"]["mujoco"] == "3.3.7" and len(machine["load_after"]) == 3
-    for rate in ("stock", "native", "all_cores", "bare"):
+    for rate in ("stock", "native", "all_cores", "bare", "bare_all_cores"):
         assert lift[rate]["control_steps"] > 0 and lift[rate]["per_cpu_second"] > 0
     assert lift["ratios"]["native_over_stock"] > 3
     assert 0.5 < lift["ratios"]["native_over_bare"] < 1.5
+    ratios = lift["ratios"]
+    assert ratios["scaling_over_bare"] == pytest.approx(ratios["scaling"] / ratios["bare_scaling"], abs=2e-3)
+    (camera,) = report["images"]["lift_image"]
+    assert camera["camera"] == "robot0_eye_in_hand" and 0 < camera["ours"]["cpu_ms"] < camera["stock"]["cpu_ms"]
+    assert "robot0_eye_in_hand" in printed and list(report["images"]) == ["lift_image"]
 
 
-def test_bare_physics_follows_the_native_trajectory():
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bare_physics_follows_the_native_trajectory(threads):
     """Else the comparison would be of other states: it raises when an episode's end differs."""
-    bare, clock = Bare(native("Lift"), episodes=1), Clock()
+    env = native("Lift")
+    bare, clock = Bare(env.model, record(env, 2), 3, threads), Clock()
     for _ in range(13):
         bare.between()
         clock.steps += bare.work()
-    bare._data.qpos[0] += 1e-12
+    assert clock.steps == 13 * 3 * 8
+    bare._data[2].qpos[0] += 1e-12
     bare._at = 96
     with pytest.raises(RuntimeError, match="did not follow"):
         bare.between()

@@ -166,7 +166,8 @@ def test_the_benchmarks_functions_equal_the_compiled_cores(core):
         tape, seen = np.zeros((substeps, env.model.nu)), np.zeros(env.observation.state_size)
         each.d2_tape(env._batch, 0, action.ctypes.data, tape.ctypes.data)
         data.qpos[:] = qpos
-        each.d2_bare(env._batch.models[0], data._address, tape.ctypes.data, substeps)
+        one = [(ctypes.c_void_p * 1)(address) for address in (env._batch.models[0], data._address, tape.ctypes.data)]
+        each.d2_bare(*one, 1, substeps, 1)
         np.testing.assert_array_equal(data.qpos, env.data[0].qpos)
         each.d2_observe(env._batch, 0, seen.ctypes.data)
         found.append((tape, seen))

@@ -186,12 +186,16 @@ void d2_tape(const d2::Batch* batch, int env, const double* action, double* cont
   d2::control_step(*batch, env, action, controls);
 }
 
-// For the benchmark: the same physics without a controller. `steps` physics steps under the controls (steps, nu).
-void d2_bare(const mjModel* model, mjData* data, const double* controls, int steps) {
-  for (int i = 0; i < steps; ++i) {
-    mju_copy(data->ctrl, controls + static_cast<long long>(i) * model->nu, model->nu);
-    mj_step(model, data);
-  }
+// For the benchmark: the same physics without a controller. In each of `count` data `steps` physics steps under its own
+// controls (steps, nu).
+void d2_bare(const mjModel** models, mjData** data, const double** controls, int count, int steps, int threads) {
+  d2::for_each(count, threads, [=](int i) {
+    const mjModel* m = models[i];
+    for (int step = 0; step < steps; ++step) {
+      mju_copy(data[i]->ctrl, controls[i] + static_cast<long long>(step) * m->nu, m->nu);
+      mj_step(m, data[i]);
+    }
+  });
 }
 
 // For tests: robosuite's two conversions between quaternion and matrix.

@@ -66,7 +66,7 @@ SIGNATURES = {
     "d2_step": (POINTER(CBatch), c_int, c_void_p, c_void_p, c_int, c_int, c_void_p),
     "d2_observe": (POINTER(CBatch), c_int, c_void_p),
     "d2_tape": (POINTER(CBatch), c_int, c_void_p, c_void_p),
-    "d2_bare": (c_void_p, c_void_p, c_void_p, c_int),
+    "d2_bare": (c_void_p, c_void_p, c_void_p, c_int, c_int, c_int),
     "d2_rotation_of": (c_void_p, c_void_p),
     "d2_quaternion_of": (c_void_p, c_void_p, c_void_p),
 }

@@ -275,8 +275,9 @@ class NumbaCore:
     def d2_tape(self, batch: layout.CBatch, env: int, action: int, controls: int) -> None:
         taped_step(ctypes.addressof(batch), env, action, controls)
 
-    def d2_bare(self, model: int, data: int, controls: int, steps: int) -> None:
-        bare(model, data, controls, steps)
+    def d2_bare(self, models: int, data: int, controls: int, count: int, steps: int, threads: int) -> None:
+        at = [(ctypes.c_size_t * count).from_address(ctypes.addressof(each)) for each in (models, data, controls)]
+        for_each(count, threads, lambda i: bare(at[0][i], at[1][i], at[2][i], steps))
 
     def d2_rotation_of(self, wxyz: int, out: int) -> None:
         convert(0, wxyz, out)
