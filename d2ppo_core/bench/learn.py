@@ -84,7 +84,7 @@ def _measure(part: str, options: argparse.Namespace, device: Any, threads: int) 
     if part == "pretrain":
         return pretraining.measure(options.seconds, device, finish)
     if part == "act":
-        return acting.measure(options.seconds, device, finish, threads)
+        return acting.measure(options.seconds, device, threads)
     return finetuning.measure(options.chunks, device, finish)
 
 
@@ -132,11 +132,11 @@ def _ppo_table(found: dict[str, Any], where: str) -> Table:
 
 def _act_table(found: dict[str, Any], where: str) -> Table:
     table = Table("acting", title=f"milliseconds from raw observations to raw actions ({where})")
-    for heading in ("threads", "median slice", "best slice"):
+    for heading in ("threads", "best", "median", "95 % below"):
         table.add_column(heading, justify="right")
     for name, row in found.items():
-        best = row["milliseconds_best_slice"]
-        table.add_row(name, str(row["threads"]), f"{row['milliseconds']:.2f}", f"{best:.2f}")
+        times = [f"{row[key]:.2f}" for key in ("best_ms", "median_ms", "percentile_95_ms")]
+        table.add_row(name, str(row["threads"]), *times)
     return table
 
 
