@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from ..rl.advantage import gae
 from ..rl.ppo import PPO
 from ..rl.rollout import Collector, Rollout
 from ..rl.setup import fresh_critic
-from .slices import Finish
+from .slices import Clock, Finish
 from .synthetic import StillEnv, can_config, spec_of
 
 ENVS, CHUNKS, EPOCHS, BATCH = 50, 300, 10, 7500  # of an iteration in both papers
@@ -35,34 +34,44 @@ def measure(chunks: int, device: torch.device, finish: Finish) -> dict[str, Any]
     policy.freeze_base()
     critic = fresh_critic(policy, config).to(device)
     _once(config, policy, critic, 1, finish)  # warms up
-    acting, update, pairs = _once(config, policy, critic, chunks, finish)
-    acting_rate, update_rate = ENVS * chunks / acting, pairs / update
-    whole = ENVS * CHUNKS / acting_rate, ENVS * CHUNKS * SAMPLER["finetuned_steps"] * EPOCHS / update_rate
+    acting, update = _once(config, policy, critic, chunks, finish)
+    whole = (
+        ENVS * CHUNKS * acting.wall / acting.units,
+        ENVS * CHUNKS * SAMPLER["finetuned_steps"] * EPOCHS * update.wall / update.units,
+    )
     return {
-        "update_pairs_per_second": round(update_rate, 1),
-        "acting_chunks_per_second": round(acting_rate, 1),
+        "update_pairs_per_second": round(update.units / update.wall, 1),
+        "update_pairs_per_cpu_second": round(update.units / update.cpu, 1),
+        "acting_chunks_per_second": round(acting.units / acting.wall, 1),
+        "acting_chunks_per_cpu_second": round(acting.units / acting.cpu, 1),
         "iteration_seconds_estimated": round(sum(whole), 2),
         "of_which_acting": round(whole[0], 2),
         "of_which_update": round(whole[1], 2),
         "iteration": f"{ENVS} environments x {CHUNKS} chunks, {EPOCHS} epochs of pairs, without the simulator's time",
-        "measured": {"chunks": chunks, "pairs": pairs, "minibatch": min(BATCH, pairs)},
+        "measured": {"chunks": chunks, "pairs": update.units, "minibatch": min(BATCH, update.units)},
     }
 
 
-def _once(config: Config, policy: Policy, critic: nn.Module, chunks: int, finish: Finish) -> tuple[float, float, int]:
-    """Seconds of a rollout and of an epoch of its update, and the pairs in the latter."""
+def _once(config: Config, policy: Policy, critic: nn.Module, chunks: int, finish: Finish) -> tuple[Clock, Clock]:
+    """A rollout, counted in chunks, and an epoch of its update, counted in pairs."""
     env = StillEnv(policy.spec, ENVS)
     collector = Collector(Actor(policy, config.seed, explore=True), critic, env, chunks, config.seed)
-    ppo = PPO(policy, critic, config.algorithm)
+    ppo, rollouts = PPO(policy, critic, config.algorithm), []
+
+    def act() -> int:
+        rollouts.append(collector.collect(0))
+        return ENVS * chunks
+
+    def learn() -> int:
+        (rollout,) = rollouts
+        done = ppo.update(rollout, _advantage(rollout), Minibatch.pair, (config.seed, 0), train_actor=True)
+        return min(BATCH, ENVS * chunks * ppo.K) * int(done["ppo/gradient_steps"])
+
     collector.reset(0)
-    start = time.perf_counter()
-    rollout = collector.collect(0)
-    finish()
-    middle = time.perf_counter()
-    update = ppo.update(rollout, _advantage(rollout), Minibatch.pair, (config.seed, 0), train_actor=True)
-    finish()
-    pairs = min(config.algorithm.batch, ENVS * chunks * ppo.K) * int(update["ppo/gradient_steps"])
-    return middle - start, time.perf_counter() - middle, pairs
+    acting, update = Clock(), Clock()
+    acting.run(act, 0, finish)
+    update.run(learn, 0, finish)
+    return acting, update
 
 
 def _advantage(r: Rollout) -> torch.Tensor:

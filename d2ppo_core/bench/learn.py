@@ -118,11 +118,13 @@ def _pretrain_table(found: dict[str, Any], where: str) -> Table:
 
 
 def _ppo_table(found: dict[str, Any], where: str) -> Table:
-    table = Table("PPO, state 512x3, K 20, K' 10", title=f"fine-tuning ({where})")
+    table = Table(
+        f"PPO, state 512x3, K 20, K' 10, minibatch {found['measured']['minibatch']}", title=f"fine-tuning ({where})"
+    )
     table.add_column(justify="right")
-    minibatch = found["measured"]["minibatch"]
-    table.add_row(f"pairs per second, minibatch {minibatch}", f"{found['update_pairs_per_second']:.0f}")
-    table.add_row("chunks acted per second", f"{found['acting_chunks_per_second']:.0f}")
+    for name, unit in (("update", "pairs"), ("acting", "chunks")):
+        rates = (found[f"{name}_{unit}_per_{second}"] for second in ("second", "cpu_second"))
+        table.add_row(f"{name}: {unit} per second (CPU second)", "{:.0f} ({:.0f})".format(*rates))
     table.add_row("seconds an iteration, estimated", f"{found['iteration_seconds_estimated']:.1f}")
     table.add_row("  of which acting", f"{found['of_which_acting']:.1f}")
     table.add_row("  of which update", f"{found['of_which_update']:.1f}")
