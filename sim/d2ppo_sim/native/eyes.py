@@ -59,9 +59,14 @@ class _Eye(threading.Thread):
     """One thread with its painter."""
 
     def __init__(self, model: Any, cameras: Sequence[Camera], lock: threading.Lock) -> None:
+        import mujoco
+
         super().__init__(daemon=True, name="d2ppo-eye")
         self._model, self._lock = model, lock
         self._cameras = [(camera, camera_id(model, camera.name)) for camera in cameras]
+        self._data = mujoco.MjData(model)  # in which views are shown
+        self._parts = np.cumsum([getattr(self._data, name).size for name in SEEN])[:-1]
+        self._painter: Painter | None = None
         self._asked: SimpleQueue = SimpleQueue()
         self.start()
 
@@ -76,12 +81,6 @@ class _Eye(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        import mujoco
-
-        self._painter: Painter | None = None
-        self._data = mujoco.MjData(self._model)  # in which views are shown
-        sizes = [getattr(self._data, name).size for name in SEEN]
-        self._parts = np.cumsum(sizes)[:-1]
         while (asked := self._asked.get()) is not None:
             answer, job = asked
             try:
