@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from d2ppo_core.contract import Camera
 from d2ppo_core.envs import EnvRequest
 from d2ppo_core.errors import UserError
+from d2ppo_sim.graphics import choose_backend
 from d2ppo_sim.native.compiler import eigen_address, load_core, load_numba_core
 from d2ppo_sim.native.library import find_task_model
 from d2ppo_sim.native.vector import NativeVectorEnv
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.sim
 @pytest.fixture(scope="module")
 def core():
     """Compiled once on each machine, then read from the cache."""
+    choose_backend()  # before MuJoCo is imported
     return load_numba_core("no-such-compiler")
 
 
@@ -263,3 +266,21 @@ def test_without_numba_too_the_error_names_the_fix(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"neither `g\+\+` here nor numba.*install g\+\+.*simulator=robosuite"):
         load_numba_core("g++")
     assert not list(tmp_path.iterdir())
+
+
+def test_views_for_cameras_equal_the_compiled_cores(core):
+    """Also the last view of an environment whose state is no longer finite."""
+    camera = Camera(name="agentview", height=16, width=16, field_of_view=45.0)
+    request, found = EnvRequest("Lift", 2, 50, 3, workers=1, cameras=(camera,)), []
+    for each in (core, load_core()):
+        env = NativeVectorEnv(find_task_model("Lift"), request, each)
+        env.reset([0, 1], [3, 4])
+        env.step([0, 1], np.full((2, 5, 7), 0.3))
+        env.data[1].qvel[2] = np.nan
+        seen = env.step([0, 1], np.full((2, 1, 7), 0.3)).observation[camera.key]
+        found.append((env.views.copy(), seen))
+        env.close()
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=0, atol=1e-8)
+    np.testing.assert_array_equal(found[0][0][1, 2], found[0][0][1, 1])
+    assert not np.array_equal(found[0][0][0, 2], found[0][0][0, 1])
+    assert np.mean(found[0][1] == found[1][1]) > 0.99
