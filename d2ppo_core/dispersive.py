@@ -38,12 +38,9 @@ class Gram(torch.autograd.Function):
     generate_vmap_rule = True  # several seeds are trained at once
 
     @staticmethod
-    def forward(z: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)
         return z @ z.T
-
-    @staticmethod
-    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
@@ -97,7 +94,7 @@ def off_diagonal(pairs: Tensor, value: float) -> Tensor:
 def log_mean_exp(values: Tensor, count: int) -> Tensor:
     """log( sum_n exp(values_n) / count ), without overflow or underflow (torch.logsumexp takes ten times as long)."""
     largest = values.detach().max()
-    return (values - largest).exp().sum().log() + largest - math.log(count)
+    return (values - largest).exp().sum().log() + (largest - math.log(count))
 
 
 def normalised_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
@@ -207,7 +204,7 @@ class DispersiveLoss:
 
     def __call__(self, features: dict[str, Tensor], taps: tuple[str, ...]) -> Tensor:
         """Mean of the loss over the tapped features."""
-        return torch.stack([self.of_feature(features[tap]) for tap in taps]).mean()
+        return sum(self.of_feature(features[tap]) for tap in taps) / len(taps)
 
     def diagnose(self, features: dict[str, Tensor], taps: tuple[str, ...]) -> Dispersion:
         """Loss and statistics of the first tap, from detached features. For logging steps only."""
