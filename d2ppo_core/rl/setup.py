@@ -81,7 +81,10 @@ def starting_policy(config: Config, device: torch.device) -> tuple[Policy, TaskC
             "learn from nothing"
         )
     if config.data:  # for the statistics of states and actions
-        policy = policy_of(config, *load_demonstrations(config))
+        demos, spec = load_demonstrations(config)
+        about = {"stage": "finetune", "dataset": f"{config.data} (statistics only)"}
+        spec = spec.model_copy(update={"provenance": spec.provenance.model_copy(update=about)})
+        policy = policy_of(config, demos, spec)
     else:
         nowhere = SimulatorSpec(name="", version="", environment=config.task.environment, controller="")
         about = Provenance(
