@@ -193,9 +193,10 @@ def _states(demo: h5py.Group, observation: ObservationSpec, simulator: Simulator
         if column.ndim != 2 or column.shape[1] != key.size:
             raise UserError(f"{where} has shape {column.shape}, expected (T, {key.size}); is it the file of this task?")
         columns[key.name] = _finite(column, where)
-    if len({len(c) for c in columns.values()}) != 1:
+    if {len(c) for c in columns.values()} != {len(demo["actions"])}:
         raise UserError(
-            f"{path}: {demo.name} has observations of different lengths; the file is damaged, record it again"
+            f"{path}: {demo.name} has observations and actions of different lengths; the file is damaged, record it "
+            "again"
         )
     if _is_15(simulator.version) and "object" in columns:
         where = f"{path}: {demo.name}/obs/object"

@@ -67,6 +67,10 @@ DATASETS: dict[str, tuple[Callable[[h5py.File], None], str]] = {
         "has shape (20, 3), expected (T, 2)",
     ),
     "different lengths": (lambda f: replace(f, "data/demo_0/obs/goal", np.zeros((19, 2))), "different lengths"),
+    "more observations than actions": (
+        lambda f: [replace(f, f"data/demo_0/obs/{key}", np.zeros((21, 2))) for key in ("goal", "position")],
+        "different lengths",
+    ),
     "no demonstrations": (lambda f: [f.__delitem__(f"data/{n}") for n in list(f["data"])], "holds no demonstrations"),
     "another task": (lambda f: set_args(f, env_name="Lift"), "holds demonstrations of Lift, not of Reach"),
     "robosuite 1.5": (lambda f: set_args(f, env_version="1.5.1"), "robosuite 1.5.1"),
