@@ -38,9 +38,12 @@ class Gram(torch.autograd.Function):
     generate_vmap_rule = True  # several seeds are trained at once
 
     @staticmethod
-    def forward(ctx: FunctionCtx, z: Tensor) -> Tensor:
-        ctx.save_for_backward(z)
+    def forward(z: Tensor) -> Tensor:
         return z @ z.T
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
@@ -53,17 +56,6 @@ def squared_distances(z: Tensor) -> Tensor:
     gram = Gram.apply(z)
     norms = gram.diagonal()
     return torch.sub(norms[:, None] + norms, gram, alpha=2)
-
-
-def relative_distances(z: Tensor) -> Tensor:
-    """||u_i - u_j||^2 / D for every pair of the unit-RMS features u = z / rms(z), (B, D) -> (B, B); no scale is left.
-
-    The mean square of the features is trace(G) / (B D), so D cancels; the gradient flows through the division.
-    """
-    gram = Gram.apply(z)
-    norms = gram.diagonal()
-    squared = torch.sub(norms[:, None] + norms, gram, alpha=2)
-    return squared * (len(z) / norms.sum().clamp(min=TINY * z.numel()))
 
 
 def cosine_similarities(z: Tensor) -> Tensor:
@@ -85,36 +77,96 @@ def squared_correlations(z: Tensor) -> Tensor:
     return (gram.square().sum() - S.square().sum(0).square().sum()) / len(z) ** 2
 
 
-def off_diagonal(pairs: Tensor, value: float) -> Tensor:
-    """(B, B), in place, with `value` instead of the pairs i = j, which then count for nothing."""
-    pairs.diagonal().fill_(value)
-    return pairs
-
-
-def log_mean_exp(values: Tensor, count: int) -> Tensor:
-    """log( sum_n exp(values_n) / count ), without overflow or underflow (torch.logsumexp takes ten times as long)."""
+def log_mean_exp(values: Tensor) -> Tensor:
+    """log( mean_n exp(values_n) ), without overflow or underflow (torch.logsumexp takes ten times as long)."""
     largest = values.detach().max()
-    return (values - largest).exp().sum().log() + (largest - math.log(count))
+    return (values - largest).exp().mean().log() + largest
+
+
+def infonce(A: Tensor) -> tuple[Tensor, Tensor]:
+    """log E_{i!=j} exp(A_ij) and its gradient, the softmax weights of the pairs (D2PPO Eq. 22). Consumes A (B, B)."""
+    A.diagonal().fill_(-math.inf)
+    largest = A.max()
+    weights = A.sub_(largest).exp_()
+    total = weights.sum()
+    return total.log() + (largest - math.log(len(A) * (len(A) - 1))), weights.div_(total)
+
+
+def l2_of_gram(G: Tensor, variant: str, tau: float, margin: float) -> tuple[Tensor, Tensor]:
+    """InfoNCE or hinge of D_ij = ||u_i - u_j||^2 / D, u = z / rms(z), and its gradient by G = z z^T, both (B, B).
+
+    The mean square of z is trace(G) / (B D), so with n_i = G_ii and c = B / trace(G): D_ij = c (n_i + n_j - 2 G_ij).
+    With P = dL/dD, symmetric: dL/dG_ij = -2 c P_ij, and dL/dG_ii = 2 c sum_j P_ij - sum(P D) / trace(G).
+    """
+    B, n = len(G), G.diagonal()
+    c = B / n.sum().clamp(min=TINY * B)
+    D = torch.sub(n[:, None] + n, G, alpha=2).mul_(c)
+    if variant == "infonce_l2":  # log E_{i!=j} exp(-D_ij / tau)
+        loss, P = infonce(D / -tau)
+        P.div_(-tau)
+    else:  # hinge: E_{i!=j} max(0, margin - D_ij)^2
+        gap = (margin - D).clamp(min=0)
+        gap.diagonal().fill_(0)
+        loss, P = gap.square().sum() / (B * (B - 1)), gap * (-2 / (B * (B - 1)))
+    diagonal = 2 * c * P.sum(1) - c / B * (P * D).sum()
+    gradient = P.mul_(-2 * c)
+    gradient.diagonal().copy_(diagonal)
+    return loss, gradient
+
+
+def cosine_of_gram(G: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """log E_{i!=j} exp(-(1 - cos_ij) / tau), and its gradient by G = z z^T, both (B, B).
+
+    cos_ij = G_ij / sqrt(n_i n_j), n_i = G_ii. With P = dL/dcos, symmetric: dL/dG_ij = P_ij / sqrt(n_i n_j), and
+    dL/dG_ii = -sum_j P_ij cos_ij / n_i.
+    """
+    inverse = G.diagonal().clamp(min=TINY).rsqrt()
+    cosine = G * inverse[:, None] * inverse
+    loss, P = infonce((cosine - 1) / tau)
+    P.div_(tau)
+    diagonal = -(P * cosine).sum(1) * inverse.square()
+    gradient = P.mul_(inverse[:, None]).mul_(inverse)
+    gradient.diagonal().copy_(diagonal)
+    return loss, gradient
+
+
+class PairLoss(torch.autograd.Function):
+    """A loss of the pairs (i, j), i != j, with the gradient by the Gram matrix written out: dL/dz = 2 dL/dG z.
+
+    So it costs two matrix products and little else, however few rows there are.
+    """
+
+    generate_vmap_rule = True  # several seeds are trained at once
+
+    @staticmethod
+    def forward(z: Tensor, variant: str, tau: float, margin: float) -> tuple[Tensor, Tensor]:
+        G = z @ z.T
+        return cosine_of_gram(G, tau) if variant == "infonce_cosine" else l2_of_gram(G, variant, tau, margin)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(inputs[0], output[1])
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        z, by_gram = ctx.saved_tensors
+        return (2 * gradient * by_gram) @ z, None, None, None
 
 
 def normalised_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
-    """The scale-free form of each variant; D_ij is a squared distance per dimension of unit-RMS features."""
-    pairs = len(z) * (len(z) - 1)
-    if variant == "infonce_l2":  # log E_{i!=j} exp(-D_ij / tau)
-        return log_mean_exp(off_diagonal(relative_distances(z) / -tau, -math.inf), pairs)
-    if variant == "infonce_cosine":  # log E_{i!=j} exp(-(1 - cos_ij) / tau)
-        return log_mean_exp(off_diagonal((cosine_similarities(z) - 1) / tau, -math.inf), pairs)
-    if variant == "hinge":  # E_{i!=j} max(0, margin - D_ij)^2
-        return off_diagonal(margin - relative_distances(z), 0).clamp(min=0).square().sum() / pairs
-    return squared_correlations(z) / z.shape[1]  # covariance: sum_{a!=b} Corr_ab^2 / D
+    """The scale-free form of each variant."""
+    if variant == "covariance":  # sum_{a!=b} Corr_ab^2 / D
+        return squared_correlations(z) / z.shape[1]
+    return PairLoss.apply(z, variant, tau, margin)[0]
 
 
 def released_loss(z: Tensor, variant: str, tau: float) -> Tensor:
     """The released formulas, i = j included; `margin` is 1 and tau is unused where the code does so."""
     if variant == "infonce_l2":
-        return log_mean_exp(squared_distances(z) / -tau, len(z) ** 2)
+        return log_mean_exp(squared_distances(z) / -tau)
     if variant == "infonce_cosine":  # log E exp(+cos / tau)
-        return log_mean_exp(cosine_similarities(z) / tau, len(z) ** 2)
+        return log_mean_exp(cosine_similarities(z) / tau)
     if variant == "hinge":
         return (1.0 - squared_distances(z)).clamp(min=0).square().mean()
     centred = z - z.mean(0)  # covariance: sum_{ab} Cov_ab^2, with the diagonal: it shrinks the features
@@ -124,9 +176,9 @@ def released_loss(z: Tensor, variant: str, tau: float) -> Tensor:
 def paper_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
     """Eq. 8-10 of the D2PPO paper at one denoising step, all pairs included (the paper has no covariance variant)."""
     if variant == "infonce_l2":
-        return log_mean_exp(squared_distances(z) / -tau, len(z) ** 2)
+        return log_mean_exp(squared_distances(z) / -tau)
     if variant == "infonce_cosine":  # D = 1 - cos
-        return log_mean_exp((cosine_similarities(z) - 1) / tau, len(z) ** 2)
+        return log_mean_exp((cosine_similarities(z) - 1) / tau)
     return (margin - squared_distances(z)).clamp(min=0).square().mean()
 
 

@@ -110,6 +110,20 @@ def test_gradient_is_the_derivative(mode: str, variant: str, shape: tuple[int, i
     assert torch.autograd.gradcheck(Gram.apply, z)
 
 
+@pytest.mark.parametrize(("mode", "variant"), PAIRS)
+def test_stacked_batches_are_the_batches_alone(mode: str, variant: str) -> None:
+    """Several seeds are trained at once: losses and gradients of a stack under `vmap`."""
+    loss = loss_of(mode, variant, margin=2.5)
+    stack = torch.tensor(np.stack([features("random"), features("offset")])).requires_grad_()
+    together = torch.func.vmap(loss.of_feature)(stack)
+    alone = torch.stack([loss.of_feature(z) for z in stack])
+    gradients = [
+        torch.autograd.grad((values * torch.tensor([1.0, 3.0])).sum(), stack)[0] for values in (together, alone)
+    ]
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("variant", ["infonce_l2", "infonce_cosine", "hinge"])
 def test_fewer_pairs_are_an_unbiased_sample_of_all(variant: str) -> None:
     """Over every order of the batch the mean (inside the logarithm) is that of all pairs; rows of one length, as the
