@@ -119,7 +119,7 @@ def test_flat_dimension_is_refused_or_centred(tmp_path: Path, capsys: pytest.Cap
         (("pretrain", "task=reach", "trian.steps=3"), "did you mean train.steps"),
         (("pretrain", "task=nothing"), "lift lift_image reach square"),
         (("pretrain", "task=reach", "train.steps=many"), "could not be converted to Integer"),
-        (("pretrain", "task=reach", "minibatch=pears"), "expected one of [pair, chain]"),
+        (("pretrain", "task=reach", "minibatch=pears"), "expected one of [pair, chain, importance]"),
         (("pretrain",), "no task is given"),
         (("pretrain", "task=reach"), "no demonstrations are given"),
         (("pretrain", "task=square_image", "data=x"), "sees no images, but the task has these cameras: agentview"),
