@@ -142,17 +142,15 @@ def test_every_form_gives_finite_values_and_gradients(kind: str, layer: str) -> 
             policy.zero_grad()
             loss = policy.loss(seen, x0, noise, loss_of(mode, variant, layer))
             assert loss.dispersive.isfinite() and loss.imitation.isfinite()
-            (loss.imitation + 0.5 * loss.dispersive).backward(retain_graph=True)
+            loss.dispersive.backward()
             assert all(p.grad is None or p.grad.isfinite().all() for p in policy.parameters())
             if mode == "normalised" and variant != "hinge":  # far apart already, a hinge has nothing to do
-                policy.zero_grad()
-                loss.dispersive.backward()
                 assert any(p.grad is not None and p.grad.any() for p in policy.parameters())
 
 
 @pytest.mark.parametrize(
     ("kind", "layer"),
-    [(k, layer) for k in BLIND for layer in ("early", "mid", "late")] + [(k, "early") for k in SEEING],
+    [(k, layer) for k in BLIND for layer in ("early", "mid", "late")] + [(k, "early") for k in list(SEEING)[:3]],
 )
 def test_near_duplicates_move_apart(kind: str, layer: str) -> None:
     """Twelve observations that hardly differ: their features do, relative to their own scale, after a few steps.
@@ -166,7 +164,7 @@ def test_near_duplicates_move_apart(kind: str, layer: str) -> None:
     noise = tuple(n[:1].expand(12, *n.shape[1:]) for n in policy.training_noise(12, draw))  # nor does their noise
     loss, optimiser = loss_of("normalised", "infonce_l2", layer), torch.optim.Adam(policy.network.parameters(), lr=2e-3)
     (tap,), spread = policy.network.tap(layer), []
-    for _ in range(150 if "mlp" in kind else 40):  # a single linear layer of the state is slow
+    for _ in range(100 if "mlp" in kind else 25):  # a single linear layer of the state is slow
         found = policy.loss(seen, x0, noise, loss)
         spread.append(relative_distance(found.features[tap].detach().flatten(1)))
         optimiser.zero_grad()
