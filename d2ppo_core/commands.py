@@ -25,7 +25,7 @@ def _later_arguments(module: str):
 
 PRETRAIN = hydra_command(
     "pretrain",
-    "demonstrations -> diffusion policy, with the dispersive loss",
+    "demonstrations -> policy, with the dispersive loss",
     "d2ppo pretrain task=lift data=demos/lift.hdf5 dispersive=normalised dispersive.variant=infonce_l2 "
     "dispersive.layer=early seed=0",
     _later(".pretrain"),

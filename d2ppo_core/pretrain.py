@@ -110,7 +110,7 @@ class Pretrainer:
             {
                 "policy": str(policy),
                 "steps": self.steps,
-                "best_validation_loss": self.best,
+                "best_validation_loss": self.best if math.isfinite(self.best) else None,  # JSON knows no infinity
                 **self.last_validation,
                 "windows": len(self.windows),
                 "dataset_digest": self.policy.spec.provenance.dataset_digest,

@@ -220,7 +220,7 @@ def draw_pretraining(runs: Sequence[Run], names: Sequence[str]) -> Draw:
         3,
         (
             ("train/imitation_loss", "Training loss (imitation)", True),
-            ("validation/loss", "Held-out ε-loss", True),
+            ("validation/loss", "Held-out loss (imitation)", True),
             ("validation/action_rmse", "Error of sampled actions", False),
         ),
         "gradient steps",

@@ -123,7 +123,7 @@ class TrainConfig:
 class RolloutConfig:
     envs: int = option(50, "N, environments stepped in parallel")
     chunks: int = option(300, "T, action chunks each environment takes in an iteration")
-    workers: int = option(0, "processes that step them; 0: one for each core")
+    workers: int = option(0, "processes (native: threads) that step them; 0: one for each core")
     max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
     terminate_at_success: bool = option(False, "end an episode at its first success (else the reward keeps flowing)")
     randomise: bool = option(True, "apply the terms of domain randomisation, where there are any")
@@ -188,7 +188,7 @@ class EvaluationConfig:
         1_000_000, "the seeds are first_seed, first_seed + 1, ...; training never draws from there"
     )
     envs: int = option(50, "episodes run in parallel")
-    workers: int = option(0, "processes that step them; 0: one for each core")
+    workers: int = option(0, "processes (native: threads) that step them; 0: one for each core")
     max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
     success: Success = option(Success.any_step, "any_step | full_chunk (published: every step of some chunk)")
     weights: str = option("", "ema | raw: overrides which weights act; empty: what the checkpoint says")
@@ -283,7 +283,7 @@ class Config:
     simulator: str = option("", "native (compiled) | robosuite (the reference) | toy; empty: the task's own")
     data: str = option("", "robomimic HDF5 file with the demonstrations")
     checkpoint: str = option("", "policy.safetensors to fine-tune or evaluate")
-    scratch: bool = option(False, "learn from nothing instead of a checkpoint; data= then gives statistics only")
+    scratch: bool = option(False, "a fresh policy= instead of a checkpoint; data= then gives statistics only")
     baseline: str = option("", "a second policy evaluated on the same seeds, for the paired difference")
     ema: Ema = option(Ema.step, "step | epoch (as released: every 10 epochs)")
     minibatch: Minibatch = option(Minibatch.pair, "pair | chain (as in the D2PPO release) | importance (D2PPO Eq. 14)")
@@ -309,6 +309,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "simulator",
         "checkpoint",
         "scratch",
+        "policy",
+        "data",
         "algorithm",
         "rollout",
         "evaluation",

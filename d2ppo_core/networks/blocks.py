@@ -1,4 +1,4 @@
-"""Building blocks of the MLP networks (ALGORITHMS of DPPO, appendix on architectures)."""
+"""Building blocks of the MLP networks (DPPO's appendix on architectures)."""
 
 from __future__ import annotations
 

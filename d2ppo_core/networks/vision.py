@@ -48,8 +48,10 @@ class ViT(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        # Channels last is what convolutions are fastest in, and it makes the tokens below contiguous for nothing.
-        pixels = images.to(self.position.dtype, memory_format=torch.channels_last) / 255 - 0.5
+        # Channels last is what convolutions are fastest in, and it makes the tokens below contiguous for nothing. Said
+        # by moving axes, since `memory_format` has no meaning under vmap (several seeds trained at once).
+        last = images.movedim(1, -1).contiguous().to(self.position.dtype)  # [N, 3, H, W] -> [N, H, W, 3]
+        pixels = last.movedim(-1, 1) / 255 - 0.5
         x = self.embed(pixels).flatten(2).transpose(1, 2) + self.position  # [N, width, h, w] -> [N, P, width]
         for layer in self.layers:
             x = layer(x)

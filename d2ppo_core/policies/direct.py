@@ -20,6 +20,8 @@ class Bounded(torch.autograd.Function):
     """x clamped to [low, high]. Its gradient is kept where descending it leads back inside: a plain clamp has none
     outside, so that a standard deviation which once reached its bound would stay there for ever (as released)."""
 
+    generate_vmap_rule = True  # several seeds are trained at once
+
     @staticmethod
     def forward(x: Tensor, low: float, high: float) -> Tensor:
         return x.clamp(low, high)

@@ -227,7 +227,8 @@ class Finetuner:
         if self.evaluation_env is None:
             envs = min(options.envs, len(seeds))
             self.evaluation_env = evaluation_env(self.config, self.task, self.policy.spec, envs)
-        return evaluate(Actor(self.policy, self.config.seed), self.evaluation_env, seeds, options.success).rate
+        actor = Actor(self.policy, self.config.seed, options.stochastic)
+        return evaluate(actor, self.evaluation_env, seeds, options.success).rate
 
     def save(self, run: RunFolder, name: str, metrics: dict[str, Any]) -> Any:
         """Write the policy; the frozen network goes along where the sampler still uses it."""

@@ -27,6 +27,7 @@ from d2ppo_core.observation import model_observation
 from d2ppo_core.policies.base import Policy
 from d2ppo_core.policies.build import build_policy
 from d2ppo_core.pretrain import Pretrainer
+from d2ppo_core.pretrain_seeds import SeedStack
 from d2ppo_core.pretrain_setup import policy_of, split_windows
 from d2ppo_core.rl.finetune import Finetuner
 from d2ppo_core.rl.rollout import Collector, Rollout
@@ -365,6 +366,20 @@ def assert_same(one: nn.Module, other: nn.Module) -> None:
     left, right = one.state_dict(), other.state_dict()
     assert left.keys() == right.keys()
     assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@SPECS
+def test_seeds_that_see_are_trained_at_once(spec: PolicySpec) -> None:
+    together, alone = [pretrainer(spec, seed) for seed in (3, 4)], [pretrainer(spec, seed) for seed in (3, 4)]
+    stack = SeedStack(together)
+    for step in range(3):
+        stack.train_step(step, log=False)
+        for run in alone:
+            run.train_step(step, log=False)
+    for ours, theirs in zip(together, alone, strict=True):
+        weights = dict(theirs.policy.network.named_parameters())
+        for name, value in ours.policy.network.named_parameters():
+            torch.testing.assert_close(value, weights[name], rtol=1e-3, atol=2e-4, msg=name)
 
 
 @SPECS

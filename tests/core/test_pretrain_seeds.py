@@ -15,7 +15,7 @@ OPTIONS = ("task=reach", "train.steps=12", "train.batch=16", "threads=1", "train
 POLICIES = {
     "mlp": ("policy.network.hidden=[16,16,16]",),
     "unet": ("policy=diffusion_unet", "policy.network.width=8", "policy.network.groups=4"),
-    "gmm": ("policy=gmm_mlp", "policy.network.hidden=[16,16,16]"),
+    "gmm": ("policy=gmm_mlp", "policy.network.hidden=[16,16,16]", "policy.sampler.learn_std=true"),
     "transformer": ("policy=gaussian_transformer", "policy.network.width=16"),
 }
 
