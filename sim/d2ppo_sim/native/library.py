@@ -81,9 +81,11 @@ def task_of(environment: str) -> str:
 
 
 def _digest(environment: str) -> str:
-    """Names everything that a cached model depends on."""
+    """Names everything that a cached model depends on, the paths of robosuite's meshes inside it too."""
     digest = hashlib.sha256(json.dumps([SIMULATION, MODEL_SEED, env_kwargs(environment)]).encode())
     digest.update(repr(load_task(task_of(environment))).encode())
     for name in _MAKERS:
         digest.update((Path(__file__).parent / name).read_bytes())
+    found = find_spec("robosuite")
+    digest.update(str(found.origin if found else "").encode())
     return digest.hexdigest()[:20]
