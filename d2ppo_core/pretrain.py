@@ -85,23 +85,23 @@ class Pretrainer:
             while self.step < self.steps:
                 metrics = self.train_step(self.step, self.logs(self.step))
                 self.after_step(metrics, run, bar)
+                if self.due(self.train.save_every):
+                    save_resume(run.resume_file, self.state(run))
                 bar.advance(1, f"loss {metrics['train/loss']:.4f}" if "train/loss" in metrics else "")
         self.finish(run)
 
     def after_step(self, metrics: dict[str, Any], run: RunFolder, bar: ProgressBar) -> None:
-        """Count the step; check, validate, log and save what is due."""
+        """Count the step; check, validate, log and keep policies as they are due."""
         self.step += 1
         keeps = self.train.keep_every and self.step % self.train.keep_every == 0
-        if metrics or keeps or self._every(self.train.validate_every) or self._every(self.train.save_every):
+        if metrics or keeps or self.due(self.train.validate_every) or self.due(self.train.save_every):
             self._require_finite(metrics, run)
-        metrics |= self._validate(run) if self._every(self.train.validate_every) else {}
+        metrics |= self._validate(run) if self.due(self.train.validate_every) else {}
         if metrics:
             run.log(self.step, metrics)
             self._warn(metrics, bar)
         if keeps:
             self.save(run, f"policy-{self.step}.safetensors", metrics)
-        if self._every(self.train.save_every):
-            save_resume(run.resume_file, self.state(run))
 
     def finish(self, run: RunFolder) -> None:
         """The last policy and the summary."""
@@ -175,7 +175,8 @@ class Pretrainer:
         """Whether this step is logged."""
         return step % self.train.log_every == 0 or step + 1 == self.steps
 
-    def _every(self, period: int) -> bool:
+    def due(self, period: int) -> bool:
+        """Whether what happens every `period` steps, and at the end, happens now."""
         return self.step == self.steps or (period > 0 and self.step % period == 0)
 
     def _require_finite(self, metrics: dict[str, Any], run: RunFolder) -> None:

@@ -1,8 +1,8 @@
 """Pre-training several seeds at once: their weights stacked, one forward and backward pass for all of them.
 
 On a GPU a small network leaves most of the device idle, so a handful of seeds costs little more than one. Each seed is
-a `Pretrainer` of its own with its own batches, noise, run folder and files; its weights, averages and moments are views
-of the stacks, so that validating, saving and resuming are the single run's.
+a `Pretrainer` of its own with its own batches, noise and run folder; its weights, averages and moments are views of the
+stacks, so that validating and saving are the single run's. One resume file holds them all: they go on together.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from .checkpoint import load_resume
+from .checkpoint import load_resume, save_resume
 from .conf.schema import Config, Ema
 from .contract import PolicySpec
 from .data.robomimic import Demonstrations
@@ -27,7 +27,7 @@ from .policies.base import Policy, PretrainLoss
 from .pretrain import Pretrainer
 from .pretrain_setup import policy_of, require_tap
 from .progress import ProgressBar
-from .runs import RunFolder
+from .runs import RESUME_FILE, RunFolder
 
 
 def pretrain_seeds(config: Config, demos: Demonstrations, spec: PolicySpec, device: torch.device) -> None:
@@ -42,29 +42,45 @@ def pretrain_seeds(config: Config, demos: Demonstrations, spec: PolicySpec, devi
         policy = policy_of(own, demos, spec.model_copy(update={"provenance": about})).to(device)
         require_tap(policy, own.dispersive.layer)
         trainers.append(Pretrainer(own, policy, demos, DispersiveLoss(own.dispersive), device))
+    resume_file = Path(config.run_dir).absolute() / RESUME_FILE
+    _require_free([Path(trainer.config.run_dir) for trainer in trainers], config)
     try:
         for trainer in trainers:
-            runs.append(RunFolder(trainer.config, "pretrain"))
-        fit_together(trainers, runs)
+            runs.append(RunFolder(trainer.config, "pretrain", resume_file))
+        fit_together(trainers, runs, resume_file)
     finally:
         for run in runs:
             run.__exit__()
 
 
-def fit_together(trainers: list[Pretrainer], runs: list[RunFolder]) -> None:
-    """Train to the end, or from the resume files to the end."""
-    for trainer, run in zip(trainers, runs, strict=True):
-        if run.resuming:
-            trainer.restore(load_resume(run.resume_file), run)
-    first = trainers[0]
-    if len({(trainer.step, trainer.steps) for trainer in trainers}) > 1:
-        raise UserError("the seeds' runs are not at the same step; resume them one at a time with seed=N")
+def _require_free(folders: list[Path], config: Config) -> None:
+    """Refuse before any folder is made."""
+    used = [folder for folder in folders if (folder / "config.yaml").exists()]
+    if used and not (config.overwrite or config.resume):
+        raise UserError(
+            f"{used[0]} already holds a run; go on with all seeds by resume=true, replace them by overwrite=true, or "
+            "choose another run_dir"
+        )
+
+
+def fit_together(trainers: list[Pretrainer], runs: list[RunFolder], resume_file: Path) -> None:
+    """Train to the end, or from the resume file to the end."""
+    first, seeds = trainers[0], [str(trainer.config.seed) for trainer in trainers]
+    if runs[0].resuming:
+        states = load_resume(resume_file)
+        if list(states) != seeds:
+            raise UserError(f"{resume_file} is of the seeds {', '.join(states)}; resume with the same seeds=")
+        for trainer, run, seed in zip(trainers, runs, seeds, strict=True):
+            trainer.restore(states[seed], run)
     stack = SeedStack(trainers)
     with ProgressBar(f"pre-training {len(trainers)} seeds", first.steps, first.step) as bar:
         while first.step < first.steps:
             every = stack.train_step(first.step, first.logs(first.step))
             for trainer, metrics, run in zip(trainers, every, runs, strict=True):
                 trainer.after_step(metrics, run, bar)
+            if first.due(first.train.save_every):
+                saved = zip(seeds, trainers, runs, strict=True)
+                save_resume(resume_file, {seed: trainer.state(run) for seed, trainer, run in saved})
             bar.advance(1, f"loss {every[0]['train/loss']:.4f}" if "train/loss" in every[0] else "")
     for trainer, run in zip(trainers, runs, strict=True):
         trainer.finish(run)

@@ -25,11 +25,13 @@ RESUME_FILE = "resume.pt"
 class RunFolder:
     """Owns `config.run_dir`. Use as a context manager; `finish` writes `summary.json` and prints its path last."""
 
-    def __init__(self, config: Config, command: str) -> None:
+    def __init__(self, config: Config, command: str, resume_file: Path | None = None) -> None:
+        """`resume_file`: elsewhere than in the folder, where several runs go on together."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         self.path = Path(config.run_dir or f"runs/{command}-{config.task.name}-{stamp}").absolute()
         self.command = command
-        self.resuming = config.resume and (self.path / RESUME_FILE).exists()
+        self.resume_file = resume_file or self.path / RESUME_FILE  # all that is needed to go on (`checkpoint`)
+        self.resuming = config.resume and self.resume_file.exists()
         self._prepare(config)
         self._started = time.monotonic()
         self._writers: list[Any] | None = None
@@ -66,15 +68,10 @@ class RunFolder:
                 "(they are in its config.yaml) or choose another run_dir"
             )
 
-    @property
-    def resume_file(self) -> Path:
-        """Where everything needed to go on is kept (`checkpoint.save_resume`)."""
-        return self.path / RESUME_FILE
-
     def saved(self) -> str:
         """What a run that cannot go on leaves behind, as a phrase: its newest policy and its resume file."""
         policies = sorted(self.path.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
-        files = [*policies[-1:], *self.path.glob(RESUME_FILE)]
+        files = [*policies[-1:], *([self.resume_file] if self.resume_file.exists() else [])]
         return " and ".join(map(str, files)) or "nothing was saved yet"
 
     def position(self) -> dict[str, float]:
