@@ -72,22 +72,23 @@ class DenoisingChain(nn.Module):
         for name, column in zip(("t", "A", "B", "sigma", "recip", "recip_noise"), columns, strict=True):
             dtype = torch.long if name == "t" else torch.float32
             self.register_buffer(name, torch.tensor(column, dtype=dtype), persistent=False)
+        A, B, r, r_noise = (c.double() for c in (self.A, self.B, self.recip, self.recip_noise))
+        self.factors = torch.stack([r_noise / r, self.clip / r, B, A * r], 1).tolist()  # of `mean_at`, at each step
 
     def mean(self, x: Tensor, epsilon: Tensor, i: Tensor) -> Tensor:
         """mean_i of the next action. x, epsilon (B, H, Da); i (B,) long; returns (B, H, Da)."""
-        factors = (c[i].view(-1, 1, 1) for c in (self.A, self.B, self.recip, self.recip_noise))
-        return self.mean_with(x, epsilon, *factors)
-
-    def factors(self) -> list[tuple[Tensor, ...]]:
-        """What `mean_with` needs at each of the S steps, where a whole batch is at the same one."""
-        return list(zip(*(c.unbind() for c in (self.A, self.B, self.recip, self.recip_noise)), strict=True))
-
-    def mean_with(
-        self, x: Tensor, epsilon: Tensor, A: Tensor, B: Tensor, recip: Tensor, recip_noise: Tensor
-    ) -> Tensor:
-        """A x0_hat + B x; the factors are broadcast against x and epsilon (B, H, Da)."""
+        A, B, recip, recip_noise = (c[i].view(-1, 1, 1) for c in (self.A, self.B, self.recip, self.recip_noise))
         x0_hat = (recip * x - recip_noise * epsilon).clamp(-self.clip, self.clip)
         return A * x0_hat + B * x
+
+    def mean_at(self, x: Tensor, epsilon: Tensor, i: int) -> Tensor:
+        """`mean` where the whole batch is at step i, in the fewest operations: at batch 1 each counts.
+
+        With r = 1 / sqrt(alpha_bar), x0_hat = r clamp(x - sqrt(1 - alpha_bar) eps, +-clip / r).
+        """
+        noise, clip, B, A_r = self.factors[i]
+        scaled = torch.sub(x, epsilon, alpha=noise).clamp_(-clip, clip)  # x0_hat / r
+        return torch.add(x * B, scaled, alpha=A_r)
 
     def sampling_std(self) -> Tensor:
         """Standard deviation of the noise really added at each step, (S,).

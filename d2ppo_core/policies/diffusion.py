@@ -82,10 +82,10 @@ class DiffusionPolicy(Policy):
         """Denoise from x_0 = noise[:, 0]; step i adds sampling_std_i * clamp(noise[:, i+1], +-noise_clip)."""
         chain, clip = (self.exploring if explore else self.acting), self.spec.sampler.noise_clip
         added = noise[:, 1:].clamp(-clip, clip) * chain.sampling_std().view(-1, 1, 1)  # [B, S, H, Da] * [S, 1, 1]
-        steps = zip(self._predictors(observation, chain), chain.factors(), added.unbind(1), strict=True)
+        steps = zip(self._predictors(observation, chain), added.unbind(1), strict=True)
         x, results, means = noise[:, 0], [noise[:, 0]], []
-        for i, (predict, factors, z) in enumerate(steps):
-            mean = chain.mean_with(x, predict(x, i), *factors)
+        for i, (predict, z) in enumerate(steps):
+            mean = chain.mean_at(x, predict(x, i), i)
             x = mean + z
             means.append(mean)
             results.append(x)

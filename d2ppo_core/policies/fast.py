@@ -31,15 +31,14 @@ def _residual_mlp(network: DiffusionMLP, t: Tensor, code: Tensor) -> Predictor:
     trunk, time, one = network.trunk, network.time(t), len(code) == 1
     rest = trunk.first.in_features - time.shape[1] - code.shape[1]  # H * Da
     of_x, of_time, of_code = trunk.first.weight.split((rest, time.shape[1], code.shape[1]), 1)
-    steps = F.linear(time, of_time, trunk.first.bias).unbind(0)  # S times (D,)
-    given = F.linear(code[0] if one else code, of_code)  # (B, D), or (D,)
+    steps, given = F.linear(time, of_time, trunk.first.bias), F.linear(code, of_code)  # (S, D), (B, D)
+    known = (steps + given).unbind(0) if one else [given + step for step in steps]  # S times (D,), or (B, D)
     blocks = [(_affine(block.l1, one), _affine(block.l2, one)) for block in trunk.blocks]
     last, act = _affine(trunk.last, one), trunk.activation.forward
 
     def predict(x: Tensor, i: int) -> Tensor:
         flat = x.view(-1) if one else x.flatten(1)  # [1, H, Da] -> [H*Da], or [B, H, Da] -> [B, H*Da]
-        known = given + steps[i]
-        h = torch.addmv(known, of_x, flat) if one else torch.addmm(known, flat, of_x.T)
+        h = torch.addmv(known[i], of_x, flat) if one else torch.addmm(known[i], flat, of_x.T)
         for inner, outer in blocks:
             h = h + outer(act(inner(act(h))))
         return last(h).view(x.shape)
