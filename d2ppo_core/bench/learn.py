@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,10 +12,10 @@ from rich.table import Table
 
 from ..cli import Command
 from ..errors import UserError
-from ..files import write_json
 from ..machine import cores
-from .machine import Parser, load, machine
+from .machine import Parser, load, machine, write_report
 
+NAME = "bench-learn.json"
 PARTS = ("pretrain", "ppo", "act")
 SHOWN = ("d2ppo", "torch", "numpy")
 
@@ -37,9 +36,7 @@ def main(arguments: list[str]) -> int:
             found[part] = _measure(part, options, device, threads)
     report["machine"]["load_after"] = load()
     _print(report)
-    if options.json:
-        write_json(options.json, report)
-        print(Path(options.json).absolute())
+    write_report(report, options, NAME)
     return 0
 
 
@@ -50,7 +47,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--chunks", type=int, default=300, help="of the ppo rollout (default 300, as in the papers)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch (default: one for each core)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: all there are")
-    parser.add_argument("--json", metavar="OUT", help="write the numbers to this file")
+    parser.add_output(NAME)
     options = parser.parse_args(arguments)
     if not 0.01 <= options.seconds <= 3600:
         raise UserError(f"--seconds is {options.seconds}; give 0.01 to 3600")

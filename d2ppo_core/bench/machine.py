@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UserError
+from ..files import write_json
 from ..machine import cores, installed
 
 
@@ -19,6 +20,19 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; `{self.prog} --help` lists the options")
+
+    def add_output(self, name: str) -> None:
+        """Where the numbers go: a file, or `name` in a folder."""
+        self.add_argument("--json", metavar="OUT", help="write the numbers to this file")
+        self.add_argument("--run-dir", metavar="DIR", help=f"write them to DIR/{name}")
+
+
+def write_report(report: dict[str, Any], options: argparse.Namespace, name: str) -> None:
+    """Write the numbers where the options of `Parser.add_output` say, if anywhere, and print the path."""
+    out = options.json or (Path(options.run_dir) / name if options.run_dir else None)
+    if out:
+        write_json(out, report)
+        print(Path(out).absolute())
 
 
 def machine(shown: Sequence[str]) -> dict[str, Any]:

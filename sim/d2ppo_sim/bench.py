@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from d2ppo_core.bench.machine import Parser, load, machine
+from d2ppo_core.bench.machine import Parser, load, machine, write_report
 from d2ppo_core.cli import Command
 from d2ppo_core.errors import UserError
-from d2ppo_core.files import write_json
 from d2ppo_core.machine import cores
 from d2ppo_core.tasks import load_task, task_names
 
+NAME = "bench-sim.json"
 IMAGES_PER_SECOND = 2.5  # of the time asked for: 10 of each setting in a block by default
 SHOWN = ("d2ppo", "robosuite", "mujoco", "numpy", "scipy")
 ONE_THREAD = {  # name of the measurement or ratio -> heading
@@ -47,10 +46,7 @@ def main(arguments: list[str]) -> int:
             report["images"][name] = bench_images(name, max(2, round(IMAGES_PER_SECOND * options.seconds)))
     report["machine"]["load_after"] = load()
     _print(report)
-    out = options.json or (Path(options.run_dir) / "bench-sim.json" if options.run_dir else None)
-    if out:
-        write_json(out, report)
-        print(Path(out).absolute())
+    write_report(report, options, NAME)
     return 0
 
 
@@ -58,8 +54,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="d2ppo bench sim", description="Control steps per second of robosuite's tasks.")
     parser.add_argument("--tasks", nargs="+", default=_robosuite_tasks(), metavar="TASK", help="default: all four")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement (default 4)")
-    parser.add_argument("--json", metavar="OUT", help="write the numbers to this file")
-    parser.add_argument("--run-dir", metavar="DIR", help="write them to DIR/bench-sim.json")
+    parser.add_output(NAME)
     options = parser.parse_args(arguments)
     if not 0.1 <= options.seconds <= 3600:
         raise UserError(f"--seconds is {options.seconds}; give 0.1 to 3600")
