@@ -102,6 +102,8 @@ def evaluation_seeds(config: EvaluationConfig) -> list[int]:
     """The fixed list: first_seed, first_seed + 1, ..."""
     if config.episodes < 1:
         raise UserError(f"evaluation.episodes is {config.episodes}; at least one episode is needed")
+    if config.envs < 1:
+        raise UserError(f"evaluation.envs is {config.envs}; at least one environment is needed")
     if config.first_seed < 0 or config.first_seed + config.episodes >= 2**32:
         raise UserError("evaluation.first_seed must be at least 0 and stay below 2**32: training draws from above")
     return list(range(config.first_seed, config.first_seed + config.episodes))
@@ -139,8 +141,12 @@ def main(config: Config) -> None:
     paths = {"policy": config.checkpoint, **({"baseline": config.baseline} if config.baseline else {})}
     policies = {name: load_policy(path, device, options.weights, options.steps) for name, path in paths.items()}
     seeds = evaluation_seeds(options)
-    for name, path in paths.items():
-        task = task_of_checkpoint(config, policies[name].spec, path)
+    task = task_of_checkpoint(config, policies["policy"].spec, config.checkpoint)
+    if "baseline" in policies and policies["baseline"].spec.task != task.name:
+        raise UserError(
+            f"{config.baseline} is a policy for task '{policies['baseline'].spec.task}', {config.checkpoint} one for "
+            f"'{task.name}'; give a baseline of the same task"
+        )
     results: dict[str, Episodes] = {}
     with RunFolder(config, "evaluate") as run:
         env = evaluation_env(config, task, policies["policy"].spec, min(options.envs, len(seeds)))

@@ -14,6 +14,8 @@ from .errors import UserError
 
 def setup_torch(config: Config) -> torch.device:
     """Fix the thread count (a part of exact repetition) and choose the device."""
+    if config.threads < 0:
+        raise UserError(f"threads is {config.threads}; give how many CPU threads torch may use, or 0 for one a core")
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

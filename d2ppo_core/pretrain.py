@@ -21,7 +21,7 @@ from .networks.vision import draw_shift, random_shift
 from .observation import Observation
 from .optim import average_into, finite, learning_rate, set_learning_rate, setup_torch, warmed_decay
 from .policies.base import Policy, PretrainLoss
-from .pretrain_setup import load_demonstrations, policy_of, require_tap, split_windows
+from .pretrain_setup import check_training, load_demonstrations, policy_of, require_tap, split_windows
 from .progress import ProgressBar
 from .runs import RunFolder
 
@@ -31,6 +31,7 @@ VALIDATION_WINDOWS = 1024  # held-out windows used for the loss; a quarter of th
 def main(config: Config) -> None:
     """`d2ppo pretrain`: everything is checked before the run folder is made."""
     device = setup_torch(config)
+    check_training(config.train)
     dispersive = DispersiveLoss(config.dispersive)
     demos, spec = load_demonstrations(config)
     if config.seeds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .conf.schema import Config
+from .conf.schema import Config, TrainConfig
 from .contract import Camera, PolicySpec, Provenance, SimulatorSpec
 from .data.robomimic import Demonstrations, read_demonstrations
 from .data.windows import ChunkWindows
@@ -18,6 +18,27 @@ from .policies.base import Policy
 from .policies.build import build_policy, require_fit
 from .tasks import action_spec, observation_spec, require_task, validated
 from .version import code_version
+
+
+def check_training(train: TrainConfig) -> None:
+    """Refuse numbers that make no sense before anything is read."""
+    wrong = [
+        f"{name}={value} must be at least {least}"
+        for name, value, least in (
+            ("train.batch", train.batch, 1),
+            ("train.epochs", train.epochs, 0),
+            ("train.log_every", train.log_every, 1),
+            ("train.validate_every", train.validate_every, 0),
+            ("train.save_every", train.save_every, 0),
+            ("train.keep_every", train.keep_every, 0),
+            ("train.optimiser.lr", train.optimiser.lr, 0),
+            ("train.optimiser.lr_min", train.optimiser.lr_min, 0),
+            ("train.weight_decay", train.weight_decay, 0),
+        )
+        if value < least
+    ]
+    if wrong:
+        raise UserError("; ".join(wrong) + "; change these options")
 
 
 def contract_of(config: Config, provenance: Provenance) -> PolicySpec:

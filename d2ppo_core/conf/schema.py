@@ -114,8 +114,8 @@ class TrainConfig:
     )
     observation_clip: float = option(5.0, "normalised observations are clamped to this; 0: not at all")
     log_every: int = option(50, "steps between two lines of metrics")
-    validate_every: int = option(500, "steps between two validations")
-    save_every: int = option(500, "steps between two resume files")
+    validate_every: int = option(500, "steps between two validations; 0: only at the end")
+    save_every: int = option(500, "steps between two resume files; 0: only at the end")
     keep_every: int = option(0, "steps between two numbered checkpoints that are kept; 0: only last and best")
 
 
