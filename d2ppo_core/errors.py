@@ -27,3 +27,8 @@ def explain_os_errors(what: str, path: str | Path) -> Iterator[None]:
         if error.errno == errno.ENOENT:
             raise UserError(f"{what} {path}: there is no such file or folder; check the path") from error
         raise UserError(f"{what} {path}: {error.strerror or error}; check the file and the disk") from error
+
+
+def too_small(*bounds: tuple[str, float, float]) -> list[str]:
+    """What is wrong with options given as (name, value, least): a phrase for each below its least value."""
+    return [f"{name}={value} must be at least {least}" for name, value, least in bounds if value < least]

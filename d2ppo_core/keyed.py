@@ -7,6 +7,8 @@ was killed and resumed in between: there is no generator state to save.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,6 +22,14 @@ def key(*parts: int | str) -> int:
 def generator(*parts: int | str, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator seeded with `key(*parts)`."""
     return torch.Generator(device=device).manual_seed(key(*parts))
+
+
+@contextmanager
+def torch_seeded(*parts: int | str) -> Iterator[None]:
+    """torch's shared generator seeded with `key(*parts)` inside, and as it was afterwards: for fresh weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key(*parts))
+        yield
 
 
 def action_noise(seed: int, episode_seeds: list[int], chunk_indices: list[int], shape: tuple[int, ...]) -> torch.Tensor:

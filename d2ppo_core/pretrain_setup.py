@@ -9,8 +9,8 @@ from .conf.schema import Config, TrainConfig
 from .contract import Camera, PolicySpec, Provenance, SimulatorSpec
 from .data.robomimic import Demonstrations, read_demonstrations
 from .data.windows import ChunkWindows
-from .errors import UserError
-from .keyed import generator
+from .errors import UserError, too_small
+from .keyed import generator, torch_seeded
 from .network_specs import AnySamplerSpec, NetworkSpec
 from .normalizer import Normalizer
 from .observation import camera_images, dimension_names
@@ -22,21 +22,17 @@ from .version import code_version
 
 def check_training(train: TrainConfig) -> None:
     """Refuse numbers that make no sense before anything is read."""
-    wrong = [
-        f"{name}={value} must be at least {least}"
-        for name, value, least in (
-            ("train.batch", train.batch, 1),
-            ("train.epochs", train.epochs, 0),
-            ("train.log_every", train.log_every, 1),
-            ("train.validate_every", train.validate_every, 0),
-            ("train.save_every", train.save_every, 0),
-            ("train.keep_every", train.keep_every, 0),
-            ("train.optimiser.lr", train.optimiser.lr, 0),
-            ("train.optimiser.lr_min", train.optimiser.lr_min, 0),
-            ("train.weight_decay", train.weight_decay, 0),
-        )
-        if value < least
-    ]
+    wrong = too_small(
+        ("train.batch", train.batch, 1),
+        ("train.epochs", train.epochs, 0),
+        ("train.log_every", train.log_every, 1),
+        ("train.validate_every", train.validate_every, 0),
+        ("train.save_every", train.save_every, 0),
+        ("train.keep_every", train.keep_every, 0),
+        ("train.optimiser.lr", train.optimiser.lr, 0),
+        ("train.optimiser.lr_min", train.optimiser.lr_min, 0),
+        ("train.weight_decay", train.weight_decay, 0),
+    )
     if wrong:
         raise UserError("; ".join(wrong) + "; change these options")
 
@@ -85,8 +81,7 @@ def load_demonstrations(config: Config) -> tuple[Demonstrations, PolicySpec]:
 
 def fresh_policy(config: Config, spec: PolicySpec) -> Policy:
     """A policy with weights named by the seed, and identity statistics."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(config.seed, "weights").initial_seed())
+    with torch_seeded(config.seed, "weights"):
         return build_policy(spec)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from ..contract import PolicySpec
 from ..diffusion.chain import gaussian_log_prob
 from ..dispersive import DispersiveLoss
 from ..network_specs import GaussianSpec
+from ..networks.direct import learned_log_variance
 from ..observation import Observation
 from .base import Policy, PretrainLoss, Sample
 
@@ -55,8 +56,8 @@ class GaussianPolicy(Policy):
         if not sampler.learn_std:
             self.network.log_variance = None
         elif self.network.log_variance is None:
-            start = torch.full(self._std_shape(), math.log(sampler.std**2))
-            self.network.log_variance = nn.Parameter(start.to(self.normalizer.clip.device))
+            self.network.log_variance = learned_log_variance(sampler.std, *self._std_shape())
+            self.network.to(self.normalizer.clip.device)
 
     def _std_shape(self) -> tuple[int, ...]:
         return (self.spec.action.size,)

@@ -10,9 +10,9 @@ from torch import nn
 from ..conf.schema import AlgorithmConfig, Config, Minibatch, RolloutConfig, TaskConfig
 from ..contract import Provenance, SimulatorSpec
 from ..envs import EnvRequest
-from ..errors import UserError
+from ..errors import UserError, too_small
 from ..inference import load_policy
-from ..keyed import key
+from ..keyed import torch_seeded
 from ..network_specs import AnySamplerSpec, GaussianSpec
 from ..networks.build import build_critic
 from ..policies.base import Policy
@@ -25,21 +25,17 @@ from .importance import step_sampler
 
 def check_algorithm(algorithm: AlgorithmConfig, rollout: RolloutConfig) -> None:
     """Refuse numbers that make no sense before anything is allocated."""
-    wrong = [
-        f"{name}={value} must be at least {least}"
-        for name, value, least in (
-            ("algorithm.iterations", algorithm.iterations, 1),
-            ("algorithm.epochs", algorithm.epochs, 1),
-            ("algorithm.batch", algorithm.batch, 2),
-            ("algorithm.micro_batch", algorithm.micro_batch, 0),
-            ("rollout.envs", rollout.envs, 1),
-            ("rollout.chunks", rollout.chunks, 1),
-            ("rollout.envs times rollout.chunks", rollout.envs * rollout.chunks, 2),
-            ("algorithm.clip", algorithm.clip, 1e-9),
-            ("algorithm.clip_base", algorithm.clip_base, 0),
-        )
-        if value < least
-    ]
+    wrong = too_small(
+        ("algorithm.iterations", algorithm.iterations, 1),
+        ("algorithm.epochs", algorithm.epochs, 1),
+        ("algorithm.batch", algorithm.batch, 2),
+        ("algorithm.micro_batch", algorithm.micro_batch, 0),
+        ("rollout.envs", rollout.envs, 1),
+        ("rollout.chunks", rollout.chunks, 1),
+        ("rollout.envs times rollout.chunks", rollout.envs * rollout.chunks, 2),
+        ("algorithm.clip", algorithm.clip, 1e-9),
+        ("algorithm.clip_base", algorithm.clip_base, 0),
+    )
     wrong += [
         f"{name}={value} must lie in [0, 1]"
         for name, value in (
@@ -157,8 +153,7 @@ def finetuning_sampler(policy: Policy, algorithm: AlgorithmConfig) -> Any:
 def fresh_critic(policy: Policy, config: Config) -> nn.Module:
     """V(s), from images where the policy sees some, with weights named by the seed."""
     seen = policy.spec.observation
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(key(config.seed, "critic"))
+    with torch_seeded(config.seed, "critic"):
         return build_critic(
             policy.spec.network.vision,
             seen.history * seen.state_size,
