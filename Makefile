@@ -1,6 +1,6 @@
 # Everything a newcomer needs; `make` alone lists it. `demo` and `test` set up first, which costs nothing once done.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup ros demo test test-slow lint clean
 
 # Two test processes with one thread each: torch's own threads would only fight over the cores.
 WORKERS ?= 2
@@ -12,13 +12,16 @@ help: ## this list
 setup: ## make .venv with the pinned packages (does nothing when nothing changed; PYTHON=python3.12 to choose)
 	@bash scripts/setup.sh
 
+ros: setup ## ROS 2 Jazzy from PyPI's wheels and our interfaces, into .venv (where ROS is installed: docs/ros.md)
+	@bash scripts/ros.sh
+
 demo: setup ## demonstrations, pre-training, fine-tuning, evaluation and a report of robosuite Lift, in runs/demo
 	@bash scripts/demo.sh
 
-test: setup ## all tests but the slow ones (ARGS="-k name" passes options to pytest)
+test: ros ## all tests but the slow ones (ARGS="-k name" passes options to pytest)
 	@$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
-test-slow: setup ## the tests that take minutes each
+test-slow: ros ## the tests that take minutes each
 	@$(PYTEST) -m slow $(ARGS)
 
 lint: setup ## ruff

@@ -26,6 +26,7 @@ ROBOT = {"d2ppo_ros", "rclpy", "franky"}
 HOUSES = {  # house -> (folder, what it must not import)
     "d2ppo_core": ("d2ppo_core", {"d2ppo_sim", "d2ppo_calibration", "robosuite", "mujoco"} | ROBOT),
     "d2ppo_sim": ("sim/d2ppo_sim", {"d2ppo_calibration"} | ROBOT),
+    "d2ppo_ros": ("ros2_ws/src/d2ppo_ros/d2ppo_ros", {"robosuite", "mujoco"}),
     "d2ppo_calibration": ("calibration/d2ppo_calibration", {"d2ppo_sim", "robosuite"} | ROBOT),
 }
 
