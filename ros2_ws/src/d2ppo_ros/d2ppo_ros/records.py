@@ -17,7 +17,7 @@ SECOND = 1_000_000_000  # ns
 
 @dataclass(frozen=True)
 class Chunk:
-    """One prediction: raw actions for H steps, from the observation at `stamp`. Step i is meant for stamp + i * step."""
+    """One prediction: raw actions for H steps, from the observation at `stamp`. Step i is for `stamp + i * step`."""
 
     stamp: int  # time of the observation
     trial: str
