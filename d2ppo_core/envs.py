@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -78,6 +78,7 @@ class EnvRequest:
     workers: int = 0  # processes; 0: one for each CPU core
     cameras: tuple[Camera, ...] = ()  # rendered into the observations, as they are stated
     randomise: dict[str, Any] = field(default_factory=dict)  # terms of domain randomisation, as plain data; {}: none
+    limits: Literal["sim", "robot"] = "sim"  # profile of `action.apply_limits` that every executed action goes through
 
 
 class EnvFactory(Protocol):
@@ -112,4 +113,6 @@ def _ignored(simulator: str, request: EnvRequest, env: VectorEnv) -> str:
         return f"the simulator '{simulator}' renders no camera images ({asked}); use simulator=native or robosuite"
     if request.randomise and getattr(env, "randomise", {}) != request.randomise:
         return f"the simulator '{simulator}' has no domain randomisation; use simulator=native or randomise=none"
+    if request.limits != env.action.limits:
+        return f"the simulator '{simulator}' has no limits={request.limits}; use simulator=native or robosuite"
     return ""

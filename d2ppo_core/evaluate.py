@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .action import under_limits
 from .conf.schema import Config, EvaluationConfig, Success, TaskConfig
 from .contract import PolicySpec, require_match
 from .envs import EnvRequest, RawObservation, VectorEnv, make_env
@@ -121,6 +123,7 @@ def evaluation_env(whole: Config, task: TaskConfig, spec: PolicySpec, envs: int)
         terminate_at_success=config.success is Success.any_step,
         cameras=spec.observation.cameras,
         randomise=randomisation(whole.randomise, config.randomise),
+        limits=spec.action.limits,
     )
     env = make_env(task.simulator, request)
     try:
@@ -129,6 +132,14 @@ def evaluation_env(whole: Config, task: TaskConfig, spec: PolicySpec, envs: int)
         env.close()
         raise
     return env
+
+
+def _limited(spec: PolicySpec, limits: str, path: str) -> PolicySpec:
+    """The contract under the limits asked for, with a line where they are not the checkpoint's own."""
+    changed = under_limits(spec, limits)
+    if changed != spec:
+        print(f"warning: {path} is of limits={spec.action.limits} and acts under limits={limits}", file=sys.stderr)
+    return changed
 
 
 def main(config: Config) -> None:
@@ -140,6 +151,8 @@ def main(config: Config) -> None:
         )
     paths = {"policy": config.checkpoint, **({"baseline": config.baseline} if config.baseline else {})}
     policies = {name: load_policy(path, device, options.weights, options.steps) for name, path in paths.items()}
+    for name, policy in policies.items():
+        policy.spec = _limited(policy.spec, config.limits, paths[name])
     seeds = evaluation_seeds(options)
     task = task_of_checkpoint(config, policies["policy"].spec, config.checkpoint)
     if "baseline" in policies and policies["baseline"].spec.task != task.name:
@@ -147,6 +160,8 @@ def main(config: Config) -> None:
             f"{config.baseline} is a policy for task '{policies['baseline'].spec.task}', {config.checkpoint} one for "
             f"'{task.name}'; give a baseline of the same task"
         )
+    if len({policy.spec.action.limits for policy in policies.values()}) > 1:
+        raise UserError("the policy and its baseline act under different limits; add limits=sim or limits=robot")
     results: dict[str, Episodes] = {}
     with RunFolder(config, "evaluate") as run:
         env = evaluation_env(config, task, policies["policy"].spec, min(options.envs, len(seeds)))
@@ -160,10 +175,12 @@ def main(config: Config) -> None:
                     film(actor, env, seeds[: options.video], run.path / "videos", name)
         finally:
             env.close()
-        _report(run, config, paths, results)
+        _report(run, config, paths, results, env.action.limits)
 
 
-def _report(run: RunFolder, config: Config, paths: dict[str, str], results: dict[str, Episodes]) -> None:
+def _report(
+    run: RunFolder, config: Config, paths: dict[str, str], results: dict[str, Episodes], limits: str
+) -> None:
     """evaluation.json with every seed's outcome, one line of metrics, and the summary."""
     write_json(
         run.path / "evaluation.json",
@@ -191,6 +208,7 @@ def _report(run: RunFolder, config: Config, paths: dict[str, str], results: dict
                 "stochastic": config.evaluation.stochastic,
                 "seed": config.seed,
                 "randomise": randomisation(config.randomise, config.evaluation.randomise),
+                "limits": limits,
                 "max_episode_steps": config.evaluation.max_episode_steps or config.task.max_episode_steps,
             },
         }

@@ -101,6 +101,7 @@ def protocol(run: Run) -> str:
     rule = RULES.get(str(said.get("success")), f"success rule {said.get('success')}")
     noise = "with exploration noise" if said.get("stochastic") else "without exploration noise"
     world = "; under domain randomisation" if said.get("randomise") else ""
+    world += "; under the robot's limits" if said.get("limits") == "robot" else ""
     steps = said.get("max_episode_steps")
     return f"at most {steps} control steps; {rule}; {noise}{world}; action seed {said.get('seed')}"
 

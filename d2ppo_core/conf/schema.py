@@ -285,6 +285,11 @@ class Config:
     checkpoint: str = option("", "policy.safetensors to fine-tune or evaluate")
     scratch: bool = option(False, "a fresh policy= instead of a checkpoint; data= then gives statistics only")
     baseline: str = option("", "a second policy evaluated on the same seeds, for the paired difference")
+    limits: str = option(
+        "",
+        "sim (each number within +-1) | robot (besides, 0.25 m/s and 1 rad/s): limits of every action; a fine-tuned "
+        "policy keeps them; empty: what the checkpoint says",
+    )
     ema: Ema = option(Ema.step, "step | epoch (as released: every 10 epochs)")
     minibatch: Minibatch = option(Minibatch.pair, "pair | chain (as in the D2PPO release) | importance (D2PPO Eq. 14)")
     truncation: Truncation = option(Truncation.bootstrap, "bootstrap | leak (as released) | terminal")
@@ -315,9 +320,10 @@ PARTS: dict[str, tuple[str, ...]] = {
         "rollout",
         "evaluation",
         "randomise",
+        "limits",
         "minibatch",
         "truncation",
     ),
-    "evaluate": ("simulator", "checkpoint", "baseline", "evaluation", "randomise"),
+    "evaluate": ("simulator", "checkpoint", "baseline", "evaluation", "randomise", "limits"),
 }
 """Which parts of `Config` each command reads, besides seed, device, threads, run_dir, resume, overwrite, wandb."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..action import under_limits
 from ..conf.schema import AlgorithmConfig, Config, Minibatch, RolloutConfig, TaskConfig
 from ..contract import Provenance, SimulatorSpec
 from ..envs import EnvRequest
@@ -96,7 +97,8 @@ def starting_policy(config: Config, device: torch.device) -> tuple[Policy, TaskC
 
 
 def prepare_policy(policy: Policy, config: Config) -> None:
-    """Set the fine-tuning sampler, and keep the frozen pre-trained network where it is still needed."""
+    """Set limits and sampler of fine-tuning, and keep the frozen pre-trained network where it is still needed."""
+    policy.spec = under_limits(policy.spec, config.limits)
     before, algorithm = policy.spec.sampler, config.algorithm
     sampler = finetuning_sampler(policy, algorithm)
     if policy.base is not None and any(
@@ -175,4 +177,5 @@ def rollout_request(config: Config, task: TaskConfig, policy: Policy) -> EnvRequ
         terminate_at_success=rollout.terminate_at_success,
         cameras=policy.spec.observation.cameras,
         randomise=randomisation(config.randomise, rollout.randomise),
+        limits=policy.spec.action.limits,
     )

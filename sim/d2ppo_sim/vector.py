@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from d2ppo_core.action import apply_limits
 from d2ppo_core.contract import Camera
 from d2ppo_core.envs import EnvRequest, RawObservation, Step
 from d2ppo_core.errors import UserError
@@ -97,6 +98,7 @@ class PooledVectorEnv:
         self._pool.send(0, "specs")
         for name, value in self._pool.receive(0).items():
             setattr(self, name, value)  # observation, action, simulator
+        self.action = self.action.model_copy(update={"limits": request.limits})
 
     def reset(self, envs: Sequence[int], seeds: Sequence[int]) -> RawObservation:
         """See `VectorEnv.reset`."""
@@ -108,6 +110,8 @@ class PooledVectorEnv:
         if chunks.ndim != 3 or chunks.shape[0] != len(envs) or chunks.shape[2] != self.action.size:
             raise ValueError(f"chunks {chunks.shape} do not fit ({len(envs)}, Ta, {self.action.size})")
         require_finite(chunks, envs)
+        if self.action.limits != "sim":  # those of `sim` are the controller's own
+            chunks = apply_limits(chunks, self.action)
         results: list[ChunkResult] = self._scatter("step", envs, list(chunks))
         for env, result in zip(envs, results, strict=True):
             if result.diverged:

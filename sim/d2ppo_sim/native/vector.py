@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from d2ppo_core.action import apply_limits
 from d2ppo_core.envs import EnvRequest, RawObservation, Step
 from d2ppo_core.errors import UserError
 
@@ -53,7 +54,8 @@ class NativeVectorEnv:
 
         n, facts = request.num_envs, task.facts
         self.num_envs, self.max_episode_steps = n, request.max_episode_steps
-        self.action, self.simulator, self.task = facts.action, facts.simulator, task
+        self.simulator, self.task = facts.simulator, task
+        self.action = facts.action.model_copy(update={"limits": request.limits})
         self.diverged = 0  # episodes ended because the simulation's state was no longer finite
         self.threads = cpu_count(request.workers)
         self._core, self._facts = core, facts
@@ -134,6 +136,8 @@ class NativeVectorEnv:
             require_finite(chunks, envs)
         if self.over[rows].any():
             raise RuntimeError("the episode is over; call reset before the next step")
+        if self.action.limits != "sim":  # those of `sim` are the core's own
+            chunks = apply_limits(chunks, self.action)
         if self._veil:
             chunks = np.stack([self._veil.done(row, chunk) for row, chunk in zip(rows, chunks, strict=True)])
         result = np.zeros(len(rows), dtype=OUTCOME)
