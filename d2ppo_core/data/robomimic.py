@@ -26,6 +26,7 @@ import numpy as np
 from ..contract import ActionSpec, Camera, ObservationSpec, SimulatorSpec
 from ..errors import UserError
 from ..files import atomic_path, sha256
+from ..response import KP
 from . import robosuite15
 
 RENDERING = "rendering"
@@ -179,6 +180,9 @@ def _controller_differences(controller: dict[str, Any], action: ActionSpec) -> l
         wrong.append("absolute instead of delta actions")
     if controller.get("output_max", scale) != scale:
         wrong.append(f"output_max {controller['output_max']} instead of {scale}")
+    for name, value in (("kp", KP), ("damping", 1)):
+        if np.any(np.asarray(controller.get(name, value)) != value):  # one number, or one for each direction
+            wrong.append(f"{name} {controller[name]} instead of {value:g}")
     return wrong
 
 

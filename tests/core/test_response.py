@@ -1,6 +1,8 @@
-"""The nominal response against an integrator, and against the controller that it stands for."""
+"""The nominal response against an integrator, the controller that it stands for, and data of another controller."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,11 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.spatial.transform import Rotation
 
+from d2ppo_core.contract import ActionSpec, LowDim, ObservationSpec
+from d2ppo_core.data.robomimic import read_demonstrations, write_demonstrations
+from d2ppo_core.errors import UserError
 from d2ppo_core.response import KD, KP, Motion, advance, at_rest, osc_goal, osc_goal_rotation
+from support import ENV_ARGS, reach_episodes
 
 Array = np.ndarray
 vector = st.lists(st.floats(-0.5, 0.5), min_size=3, max_size=3).map(np.array)
@@ -95,3 +101,16 @@ def test_at_rest_at_the_goal_it_stays_and_from_elsewhere_it_never_overshoots() -
     assert_same(advance(at_rest(goal, turned), goal, turned, 0.7), at_rest(goal, turned), 1e-12)
     left = [goal[0] - advance(at_rest(np.zeros(3), turned), goal, turned, t).position[0] for t in np.arange(0, 3, 0.05)]
     assert left[0] == goal[0] and (np.diff(left) < 0).all() and 0 < left[-1] < 1e-9
+
+
+@pytest.mark.parametrize("gain", [{"kp": 300}, {"kp": [150, 150, 150, 150, 150, 90]}, {"damping": 2}])
+def test_demonstrations_of_another_response_are_refused(gain: dict[str, object], tmp_path: Path) -> None:
+    controller = {"type": "OSC_POSE", "kp": 150, "damping": 1}
+    seen = ObservationSpec(lowdim=(LowDim(name="position", size=2), LowDim(name="goal", size=2)))
+    does = ActionSpec(meaning="planar_delta", position_scale=0.1, rotation_scale=0.0, gripper="none")
+    for number, settings_ in enumerate((controller, controller | gain)):
+        kwargs = {"control_freq": 20, "controller_configs": settings_}
+        write_demonstrations(tmp_path / f"{number}.hdf5", reach_episodes(2), ENV_ARGS | {"env_kwargs": kwargs}, {})
+    assert len(read_demonstrations(tmp_path / "0.hdf5", "Reach", seen, does).actions) == 2
+    with pytest.raises(UserError, match=f"{next(iter(gain))} .* instead of"):
+        read_demonstrations(tmp_path / "1.hdf5", "Reach", seen, does)
