@@ -66,6 +66,7 @@ class NativeVectorEnv:
         cameras = tuple(self._camera.checked(camera, facts.environment) for camera in request.cameras)
         self.observation = facts.observation.model_copy(update={"history": request.history, "cameras": cameras})
         self._eyes = Eyes(self.model, cameras, min(self.threads, n))
+        self.painting = bool(cameras)  # False leaves the cameras out of observations, for who calls `paint` instead
         self.randomise, settings = request.randomise, parse(request.randomise)
         self.worlds = Worlds(task, self.model, n, settings, [camera.name for camera in cameras])
         self._veil = Veil(settings, facts.observation.lowdim, n, request.history) if request.randomise else None
@@ -171,7 +172,7 @@ class NativeVectorEnv:
             found = {key.name: np.stack([one[key.name] for one in seen]) for key in self.observation.lowdim}
         else:
             found = self._by_key(self.history[rows])
-        return found | self._images(rows) if self.observation.cameras else found
+        return found | self._images(rows) if self.painting else found
 
     def truth(self, env: int) -> RawObservation:
         """By key (L, size): the last control steps of an environment, without noise and delay."""
@@ -194,6 +195,10 @@ class NativeVectorEnv:
         images = self._eyes.look(np.concatenate(views)[new], [self.worlds.fields[row] for row in whose])
         which = (np.cumsum(new) - 1).reshape(len(rows), history)
         return {key: image[which] for key, image in images.items()}
+
+    def paint(self, env: int, views: np.ndarray) -> RawObservation:
+        """By camera key (n, H, W, 3): what the cameras see of views (n, size), copied from `views`. Any thread."""
+        return self._eyes.look(views, [self.worlds.fields[env]] * len(views))
 
     def render(self, env: int, height: int, width: int) -> np.ndarray:
         """See `VectorEnv.render`."""
