@@ -1,0 +1,137 @@
+"""What every node process shares: its own signal handlers, a loop on absolute deadlines, callbacks that survive.
+
+rclpy's default handlers shut the context down before anybody can publish a last stop, so we install our own: a signal
+only sets an event, the loop ends, `close` says the last word, and then everything is shut down in order.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy._rclpy_pybind11 import RCLError
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from d2ppo_core.errors import UserError
+
+from . import codec
+
+WAIT = 0.1  # s: how long one look for work may last; a signal is noticed after at most this
+
+
+def run(make: Callable[[], Node], arguments: list[str] | None = None) -> int:
+    """Start ROS, make the node, serve it until a signal or until its `finished` is set; the exit code.
+
+    A `UserError` while it is made is answered with its one sentence and exit code 2. Where the node has them, `close()`
+    is called before ROS goes down, and `code` is what is returned.
+    """
+    stop = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: stop.set())
+    rclpy.init(args=sys.argv if arguments is None else arguments, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = make()
+    except UserError as error:
+        print(f"d2ppo: {error}", file=sys.stderr, flush=True)
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    finished = getattr(node, "finished", threading.Event())
+    try:
+        while not stop.is_set() and not finished.is_set():
+            try:
+                executor.spin_once(timeout_sec=WAIT)
+            except RCLError as error:  # an invalid life-cycle request must not kill the node (rclpy #1209)
+                node.get_logger().error(f"refused: {error}")
+    finally:
+        if hasattr(node, "close"):
+            node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return int(getattr(node, "code", 0))
+
+
+class Listener:
+    """Subscribes a node to records. A message that is no valid record, or a callback that fails, is counted, logged
+    once a second and given to `on_fault`; the node goes on.
+    """
+
+    def __init__(self, node: Node, on_fault: Callable[[str], None] | None = None) -> None:
+        self._node, self._on_fault, self._said = node, on_fault, 0.0
+        self.bad = 0
+
+    def hear(self, record: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
+        """Call `callback(record)` for each message on `topic`."""
+        decode = codec.DECODERS[record]
+        self.hear_message(codec.MESSAGES[record], topic, lambda message: callback(decode(message)), qos)
+
+    def hear_message(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
+        """The same for a plain ROS message."""
+
+        def guarded(message: Any) -> None:
+            try:
+                callback(message)
+            except Exception as error:  # whatever it was: the node must go on listening
+                self._report(f"{topic}: {error or type(error).__name__}")
+
+        self._node.create_subscription(kind, topic, guarded, qos)
+
+    def _report(self, text: str) -> None:
+        self.bad += 1
+        if time.monotonic() - self._said > 1.0:
+            self._said = time.monotonic()
+            self._node.get_logger().warning(f"{text} ({self.bad} bad messages so far)")
+        if self._on_fault:
+            self._on_fault(text)
+
+
+def speaker(node: Node, record: type, topic: str, qos: Any) -> Callable[[Any], None]:
+    """A function that publishes records of one kind on `topic`; any thread may call it."""
+    publisher, encode = node.create_publisher(codec.MESSAGES[record], topic, qos), codec.ENCODERS[record]
+    return lambda value: publisher.publish(encode(value))
+
+
+class DeadlineLoop(threading.Thread):
+    """Calls `work()` at absolute deadlines on the monotonic clock; those that have passed are skipped and counted."""
+
+    LATE = 10_000_000  # ns: more than this late is a missed deadline
+
+    def __init__(self, rate: float, work: Callable[[], None], name: str) -> None:
+        super().__init__(daemon=True, name=name)
+        self.period, self._work, self._stop_event = int(1e9 / rate), work, threading.Event()
+        self.ticks = self.missed = 0
+        self.lateness: deque[int] = deque(maxlen=20_000)  # ns, of the last ticks
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        deadline = time.monotonic_ns() + self.period
+        try:
+            while not self._stop_event.wait(max(0, deadline - time.monotonic_ns()) / 1e9):
+                late = time.monotonic_ns() - deadline
+                self.ticks += 1
+                self.missed += late > self.LATE
+                self.lateness.append(late)
+                self._work()
+                deadline += self.period
+                behind = time.monotonic_ns() - deadline
+                if behind > 0:
+                    deadline += (behind // self.period) * self.period
+        except BaseException as error:  # a loop that ends must be noticed
+            self.error = error
+            raise
+
+    def stop(self) -> None:
+        """End the loop and wait for it."""
+        self._stop_event.set()
+        if self is not threading.current_thread():
+            self.join(timeout=2.0)

@@ -1,0 +1,52 @@
+"""Names of the topics, what travels on each, and how reliably. All names are relative: a namespace holds a robot."""
+
+from __future__ import annotations
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+STATE = "robot/state"  # StateVector: the contract's low-dimensional keys
+ARM = "robot/arm{}"  # ArmState of arm 0, 1
+CONTRACT = "robot/contract"  # String: JSON of `RobotContract`, latched
+EPISODE = "episode"  # EpisodeState
+OBJECT = "object/state"  # StateVector: what AprilTags say
+REQUEST = "policy/request"
+CHUNK = "policy/chunk"
+POLICY = "policy/status"
+POLICY_CONTRACT = "policy/contract"  # String: JSON of contract.PolicySpec, latched once it is active
+REQUESTED = "command/requested"
+SENT = "command/sent"
+APPLIED = "command/applied"
+SAFETY = "safety/state"
+ESTOP = "estop"  # std_msgs/Empty, from anybody
+SOURCE = "source/{}/image"  # Image: what a camera node is fed with
+IMAGE = "camera/{}/image"  # Image: as the policy gets it
+RAW = "camera/{}/raw"
+FRAME = "camera/{}/frame"  # FrameInfo
+CAMERA_INFO = "camera/{}/camera_info"
+CAMERA = "camera/{}/contract"  # String: JSON of contract.Camera, latched
+
+START = "executor/start"  # StartTrial
+STOP = "executor/stop"  # Trigger
+RESET = "sim/reset"  # StartTrial
+RECORD = "recorder/start"  # StartRecording
+RECORD_END = "recorder/stop"  # Trigger
+ARM_SAFETY = "safety/arm"  # Trigger
+DISARM = "safety/disarm"
+REARM = "safety/rearm"
+ESTOP_CALL = "safety/stop"
+RUN_TRIAL = "run_trial"  # action
+
+
+def _profile(depth: int, reliable: bool = True, latched: bool = False) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+EVERY = _profile(20)  # commands, states: none may be missed
+NEWEST = _profile(2)  # images: an old one is of no use
+SENSOR = _profile(2, reliable=False)  # other people's cameras: fits both kinds of publishers
+LATCHED = _profile(1, latched=True)

@@ -1,0 +1,10 @@
+"""ROS for tests: its field checks on, nothing beyond this machine, a domain of each worker's own."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # read when messages are first imported
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+os.environ["ROS_DOMAIN_ID"] = str(40 + (os.getppid() % 10) * 5 + WORKER % 5)  # 0 to 101 are safe
