@@ -10,6 +10,7 @@ import torch
 from .action import apply_limits
 from .checkpoint import load_part, read_policy
 from .contract import explain_validation
+from .diffusion.guide import Guide, rtc_weights
 from .envs import RawObservation
 from .errors import UserError
 from .keyed import action_noise
@@ -69,16 +70,46 @@ class Actor:
         self.policy, self.seed, self.explore = policy, seed, explore
         self.device = next(policy.parameters()).device
 
-    @torch.inference_mode()
     def act(self, raw: RawObservation, episode_seeds: list[int], chunk_indices: list[int]) -> np.ndarray:
-        """Keys (n, To, size) -> (n, Ta, Da) float64, denormalised and inside the limits of the contract."""
+        """Keys (n, To, size) -> (n, Ta, Da) float64: the steps of `predict` that are executed."""
+        return self.predict(raw, episode_seeds, chunk_indices)[:, : self.policy.spec.executed]  # [n, H, Da]
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        raw: RawObservation,
+        episode_seeds: list[int],
+        chunk_indices: list[int],
+        prefix: np.ndarray | None = None,
+        frozen: int = 0,
+    ) -> np.ndarray:
+        """Keys (n, To, size) -> the whole horizon (n, H, Da) float64, denormalised and inside the contract's limits.
+
+        Args:
+            prefix: (steps, Da) raw actions that the running chunk holds for these and the next control steps; the
+                prediction goes on from them (see `diffusion.guide`).
+            frozen: how many of them will be executed before the prediction is there.
+        """
         spec = self.policy.spec
         observation = model_observation(spec.observation, raw, self.device)
         noise = action_noise(self.seed, episode_seeds, chunk_indices, self.policy.noise_shape).to(self.device)
-        chunk = self.policy.sample(observation, noise, self.explore).chunk
-        return self.to_raw(chunk[:, : spec.executed])  # [n, H, Da] -> [n, Ta, Da]
+        guide = None if prefix is None else self._guide(np.asarray(prefix, dtype=np.float64), frozen)
+        return self.to_raw(self.policy.sample(observation, noise, self.explore, guide).chunk)
+
+    def _guide(self, prefix: np.ndarray, frozen: int) -> Guide:
+        """Towards the prefix (steps, Da); beyond it, where nothing is held, its last action fills the shape."""
+        horizon, size = self.policy.spec.chunk_shape
+        if prefix.ndim != 2 or prefix.shape[1] != size or not len(prefix) or not np.isfinite(prefix).all():
+            raise UserError(
+                f"the prefix of a chunk is {prefix.shape} or holds NaN; it must be (steps, {size}) finite raw actions"
+            )
+        steps = np.minimum(np.arange(horizon), len(prefix) - 1)
+        held = torch.as_tensor(prefix[steps], dtype=torch.float32, device=self.device)  # [steps, Da] -> [H, Da]
+        chunk = self.policy.normalizer.normalize_action(held)
+        weight = torch.as_tensor(rtc_weights(horizon, frozen, min(len(prefix), horizon))).to(chunk)
+        return Guide(chunk[None], weight)
 
     def to_raw(self, chunk: torch.Tensor) -> np.ndarray:
-        """Model units (n, Ta, Da) -> raw policy actions, float64."""
+        """Model units (n, steps, Da) -> raw policy actions, float64."""
         raw = self.policy.normalizer.denormalize_action(chunk).cpu().numpy().astype(np.float64)
         return apply_limits(raw, self.policy.spec.action)

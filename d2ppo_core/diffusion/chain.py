@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..network_specs import SamplerSpec
+from .guide import Guide
 from .schedule import cosine_betas
 
 PLAIN_STD_FLOOR = 1e-3  # of DDPM's middle steps when acting without exploration noise (as released)
@@ -81,13 +82,15 @@ class DenoisingChain(nn.Module):
         x0_hat = (recip * x - recip_noise * epsilon).clamp(-self.clip, self.clip)
         return A * x0_hat + B * x
 
-    def mean_at(self, x: Tensor, epsilon: Tensor, i: int) -> Tensor:
+    def mean_at(self, x: Tensor, epsilon: Tensor, i: int, guide: Guide | None = None) -> Tensor:
         """`mean` where the whole batch is at step i, in the fewest operations: at batch 1 each counts.
 
-        With r = 1 / sqrt(alpha_bar), x0_hat = r clamp(x - sqrt(1 - alpha_bar) eps, +-clip / r).
+        With r = 1 / sqrt(alpha_bar), x0_hat = r clamp(x - sqrt(1 - alpha_bar) eps, +-clip / r). A guide changes x0_hat.
         """
         noise, clip, B, A_r = self.factors[i]
         scaled = torch.sub(x, epsilon, alpha=noise).clamp_(-clip, clip)  # x0_hat / r
+        if guide is not None:
+            scaled = guide.mixed(scaled, clip / self.clip)
         return torch.add(x * B, scaled, alpha=A_r)
 
     def sampling_std(self) -> Tensor:

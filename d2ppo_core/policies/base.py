@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..contract import PolicySpec
+from ..diffusion.guide import Guide
 from ..dispersive import DispersiveLoss
 from ..networks.build import build_network
 from ..networks.encoder import Network
@@ -91,8 +92,11 @@ class Policy(nn.Module):
         """Imitation of expert chunks x0 (B, H, Da), model units, and the dispersive loss of the same forward pass."""
         raise NotImplementedError
 
-    def sample(self, observation: Observation, noise: Tensor, explore: bool) -> Sample:
-        """Chunks from noise (B, *noise_shape); `explore` with the exploration noise of training."""
+    def sample(self, observation: Observation, noise: Tensor, explore: bool, guide: Guide | None = None) -> Sample:
+        """Chunks from noise (B, *noise_shape); `explore` with the exploration noise of training.
+
+        Only a policy that denoises takes a `guide`; `chain` and `log_prob` are then of the guided steps.
+        """
         raise NotImplementedError
 
     def log_prob(self, code: Tensor, x: Tensor, x_next: Tensor, k: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..contract import PolicySpec
 from ..diffusion.chain import DenoisingChain, gaussian_log_prob
+from ..diffusion.guide import Guide
 from ..diffusion.schedule import NoiseSchedule
 from ..dispersive import DispersiveLoss
 from ..network_specs import SamplerSpec
@@ -78,17 +79,19 @@ class DiffusionPolicy(Policy):
     # --- acting and fine-tuning -------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, observation: Observation, noise: Tensor, explore: bool) -> Sample:
+    def sample(self, observation: Observation, noise: Tensor, explore: bool, guide: Guide | None = None) -> Sample:
         """Denoise from x_0 = noise[:, 0]; step i adds sampling_std_i * clamp(noise[:, i+1], +-noise_clip)."""
         chain, clip = (self.exploring if explore else self.acting), self.spec.sampler.noise_clip
         added = noise[:, 1:].clamp(-clip, clip) * chain.sampling_std().view(-1, 1, 1)  # [B, S, H, Da] * [S, 1, 1]
         steps = zip(self._predictors(observation, chain), added.unbind(1), strict=True)
         x, results, means = noise[:, 0], [noise[:, 0]], []
         for i, (predict, z) in enumerate(steps):
-            mean = chain.mean_at(x, predict(x, i), i)
+            mean = chain.mean_at(x, predict(x, i), i, guide)
             x = mean + z
             means.append(mean)
             results.append(x)
+        if guide is not None:
+            x = results[-1] = guide.freeze(x)
         first = self.first_finetuned
         tuned = torch.stack(results[first:], 1)  # [B, K'+1, H, Da]
         log_prob = tuned[:, 1:]

@@ -10,7 +10,9 @@ from torch.autograd.function import FunctionCtx
 
 from ..contract import PolicySpec
 from ..diffusion.chain import gaussian_log_prob
+from ..diffusion.guide import Guide
 from ..dispersive import DispersiveLoss
+from ..errors import UserError
 from ..network_specs import GaussianSpec
 from ..networks.direct import learned_log_variance
 from ..observation import Observation
@@ -92,8 +94,10 @@ class GaussianPolicy(Policy):
         return gaussian_log_prob(chunk, out[0], self.std())
 
     @torch.no_grad()
-    def sample(self, observation: Observation, noise: Tensor, explore: bool) -> Sample:
+    def sample(self, observation: Observation, noise: Tensor, explore: bool, guide: Guide | None = None) -> Sample:
         """mu + std * clamp(z, +-noise_clip); z only when exploring."""
+        if guide is not None:
+            raise UserError("rtc needs a diffusion policy, and this one draws a chunk at once; choose another mode")
         out = self.network(self.encode(observation))
         chunk = self._draw(out, noise, self.std() if explore else torch.zeros_like(self.std()))
         chain = torch.stack([torch.zeros_like(chunk), chunk], 1)  # before the draw there is nothing
