@@ -102,3 +102,42 @@ def camera_images(cameras: tuple[Camera, ...], raw: RawObservation) -> Tensor | 
 def dimension_names(spec: ObservationSpec) -> list[str]:
     """One label for each number of the state vector, e.g. 'object[3]'."""
     return [f"{key.name}[{i}]" for key in spec.lowdim for i in range(key.size)]
+
+
+def fit_image(picture: np.ndarray, camera: Camera, colour: str = "rgb", origin: str = "top_left") -> np.ndarray:
+    """A real camera's picture as the policy's camera would show it: THE crop and resize of every real image.
+
+    Cut to the contract's shape about the centre, then averaged over areas. A picture of the contract's size is not
+    resampled, and one that also has its colour order and origin is returned as it is.
+
+    Args:
+        picture: (h, w, 3) uint8.
+        colour, origin: how `picture` is stored, in the words of `contract.Camera`.
+
+    Returns:
+        (H, W, 3) uint8 as the contract states it.
+    """
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        found = f"{getattr(picture, 'dtype', type(picture).__name__)} {getattr(picture, 'shape', '')}".strip()
+        raise UserError(f"a picture for camera '{camera.name}' is {found}; it must be uint8 (height, width, 3)")
+    if not picture.size or colour not in ("rgb", "bgr") or origin not in ("top_left", "bottom_left"):
+        raise UserError(
+            f"a picture for camera '{camera.name}' is {picture.shape}, {colour}, origin {origin}; it must hold pixels, "
+            "rgb or bgr, with origin top_left or bottom_left"
+        )
+    picture = picture[::-1] if origin != camera.origin else picture
+    picture = picture[:, :, ::-1] if colour != camera.colour else picture
+    if picture.shape[:2] != (camera.height, camera.width):
+        import cv2
+
+        cut = _cut(picture, camera.width / camera.height)
+        picture = cv2.resize(cut, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(picture)
+
+
+def _cut(picture: np.ndarray, aspect: float) -> np.ndarray:
+    """The largest part of (h, w, 3) about the centre that is `aspect` times as wide as high, to the pixel."""
+    height, width = picture.shape[:2]
+    new_height, new_width = min(height, max(1, round(width / aspect))), min(width, max(1, round(height * aspect)))
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    return np.ascontiguousarray(picture[top : top + new_height, left : left + new_width])
