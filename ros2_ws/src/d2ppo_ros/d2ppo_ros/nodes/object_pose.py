@@ -49,8 +49,9 @@ class ObjectPoseNode(Node):
         profile = topics.NEWEST if options.reliable else topics.SENSOR
         listener.hear(RobotState, topics.STATE, self._on_state, topics.EVERY)
         for name in self.tracker.cameras:
-            listener.hear_message(Image, options.image_topic.replace("{}", name), partial(self._on_image, name), profile)
-            listener.hear_message(CameraInfo, options.info_topic.replace("{}", name), partial(self._on_info, name), profile)
+            images, infos = (topic.replace("{}", name) for topic in (options.image_topic, options.info_topic))
+            listener.hear_message(Image, images, partial(self._on_image, name), profile)
+            listener.hear_message(CameraInfo, infos, partial(self._on_info, name), profile)
 
     def _on_fault(self, text: str) -> None:
         self._fault = text
