@@ -220,19 +220,27 @@ def memory_row() -> Row:
     )
 
 
+def ros_mixture(have: Mapping[str, str], environment: Mapping[str, str]) -> str:
+    """What is wrong where ROS from wheels meets ROS from the system, which crash or fall silent; empty: nothing."""
+    sourced = _sourced(environment)
+    if "ros-rclpy" in have and sourced:
+        return f"ROS wheels (ros-rclpy {have['ros-rclpy']}) and a sourced installation ({sourced})"
+    return ""
+
+
+def _sourced(environment: Mapping[str, str]) -> str:
+    in_path = "/opt/ros" in environment.get("AMENT_PREFIX_PATH", "")
+    return environment.get("ROS_DISTRO", "") or ("/opt/ros" if in_path else "")
+
+
+MIXTURE_FIX = "use one: open a shell that sources no ROS setup file, or make a .venv without the ROS wheels"
+
+
 def ros_row(have: Mapping[str, str], environment: Mapping[str, str]) -> Row:
-    """ROS from wheels and ROS from the system, mixed in one process, crash or fall silent: refuse."""
-    wheels = "ros-rclpy" in have
-    sourced = environment.get("ROS_DISTRO", "") or (
-        "/opt/ros" if "/opt/ros" in environment.get("AMENT_PREFIX_PATH", "") else ""
-    )
-    if wheels and sourced:
-        return Row(
-            "ROS",
-            BROKEN,
-            f"ROS wheels (ros-rclpy {have['ros-rclpy']}) and a sourced installation ({sourced})",
-            "use one: open a shell that sources no ROS setup file, or make a .venv without the ROS wheels",
-        )
-    if wheels:
+    """Which ROS there is."""
+    mixture, sourced = ros_mixture(have, environment), _sourced(environment)
+    if mixture:
+        return Row("ROS", BROKEN, mixture, MIXTURE_FIX)
+    if "ros-rclpy" in have:
         return Row("ROS", OK, f"from wheels: ros-rclpy {have['ros-rclpy']}")
     return Row("ROS", OK, f"sourced: {sourced}" if sourced else "none (not needed for learning)")

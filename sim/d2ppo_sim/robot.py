@@ -42,9 +42,16 @@ class ArmReading:
 
 
 class SimulatedRobot:
-    """One environment of a task. `parts`: into how many `servo` steps a control step of 1/20 s is divided."""
+    """One environment of a task.
 
-    def __init__(self, task: TaskConfig, parts: int = 1, terminate_at_success: bool = True) -> None:
+    Args:
+        parts: into how many `servo` steps a control step of 1/20 s is divided.
+        limits: the profile that it states in its contract, and that raw actions are held to.
+    """
+
+    def __init__(
+        self, task: TaskConfig, parts: int = 1, terminate_at_success: bool = True, limits: str = "sim"
+    ) -> None:
         if CONTROL_STEP % parts:
             raise UserError(f"a control step of {CONTROL_STEP} physics steps has no {parts} equal parts; choose 1, 5 or 25")
         choose_backend()  # before MuJoCo is imported
@@ -55,11 +62,11 @@ class SimulatedRobot:
         model = dataclasses.replace(model, facts=model.facts.model_copy(update={"control": control}))
         limit = task.max_episode_steps if parts == 1 else NO_LIMIT
         request = EnvRequest(task.environment, 1, limit, terminate_at_success=terminate_at_success, workers=1,
-                             cameras=wanted.cameras)
+                             cameras=wanted.cameras, limits=limits if parts == 1 else "sim")
         self.env = NativeVectorEnv(model, request, load_core())
         self.env.painting = False  # pictures are asked for when they are wanted
         self.observation: ObservationSpec = self.env.observation
-        self.action: ActionSpec = action_spec(task)
+        self.action: ActionSpec = action_spec(task).model_copy(update={"limits": limits})
         self._facts, self._damping = model.facts, self.env.model.dof_damping.copy()
         self._robot_geoms, self._still = self._geoms_of_arms(), mujoco.MjData(self.env.model)
         self.stuck_gripper = False

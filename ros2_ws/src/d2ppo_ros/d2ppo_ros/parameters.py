@@ -103,22 +103,31 @@ def table(settings: type) -> list[tuple[str, str, str, str]]:
     return rows
 
 
-def declare(node: Any, settings: type[Settings], skip: Sequence[str] = ()) -> Settings:
-    """Declare each field as a ROS parameter (read-only, described, with its range) and build the settings of them.
+def merged(settings: Settings, values: Mapping[str, Any], where: str) -> Settings:
+    """The settings with some values changed, each checked."""
+    known = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return build(type(settings), known | dict(values), where)
 
-    Parameters are read once: nothing of a running robot changes under its feet.
+
+def declare(node: Any, settings: type[Settings], changeable: bool = False) -> Settings:
+    """Declare each field as a ROS parameter (described, with its range) and build the settings of them.
+
+    Unless `changeable`, parameters are read once: nothing of a running robot changes under its feet.
     """
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
     from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 
     values = {}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        if field.name in skip:
+        if node.has_parameter(field.name):  # declared before, to choose the settings
+            values[field.name] = node.get_parameter(field.name).value
             continue
         about, default = field.metadata, default_of(field)
         descriptor = ParameterDescriptor(
             description=about["why"] + (f" [{about['unit']}]" if about["unit"] else ""),
-            additional_constraints=" | ".join(map(str, about["choices"])), read_only=True, dynamic_typing=True,
+            additional_constraints=" | ".join(map(str, about["choices"])),
+            read_only=not changeable,
+            dynamic_typing=True,
         )
         if isinstance(default, float):
             low, high = _bounds(about, 1e300)

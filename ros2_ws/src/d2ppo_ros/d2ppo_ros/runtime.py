@@ -133,5 +133,5 @@ class DeadlineLoop(threading.Thread):
     def stop(self) -> None:
         """End the loop and wait for it."""
         self._stop_event.set()
-        if self is not threading.current_thread():
+        if self.is_alive() and self is not threading.current_thread():
             self.join(timeout=2.0)

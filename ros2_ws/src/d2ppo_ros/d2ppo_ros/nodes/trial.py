@@ -1,0 +1,201 @@
+"""Runs one trial from its start to its end: the action `run_trial`.
+
+The order is: begin to record, put the simulator to the start that the seed names (a real robot has nobody who does
+that: the operator has done it), let the executor begin, watch until success, time-out, a stop or a cancel, let the
+executor end, end the record. Whatever happens on the way, the executor is told to end.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from d2ppo_interfaces.action import RunTrial
+from d2ppo_interfaces.srv import StartRecording, StartTrial
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.node import Node
+from rclpy.task import Future
+from std_msgs.msg import String
+from std_srvs.srv import Trigger
+
+from .. import topics
+from ..parameters import declare, parameter
+from ..records import SECOND, Episode, RobotState, SafetyReport, State
+from ..runtime import Listener, run
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """Parameters of the trials' node."""
+
+    simulated: bool = parameter(True, "the simulator is the robot: reset it before each trial, and believe its success")
+    max_duration: float = parameter(30.0, "of a trial whose goal does not say", unit="s", low=0.1, high=3600.0)
+    arm: bool = parameter(False, "arm the safety node before a trial where it is ready; never after a stop")
+    patience: float = parameter(20.0, "how long another node may take to answer", unit="s", low=0.1, high=600.0)
+
+
+class Failure(Exception):
+    """Why a trial did not come to its own end, in words."""
+
+
+class TrialNode(Node):
+    """See the module."""
+
+    def __init__(self) -> None:
+        super().__init__("trial")
+        self.settings = declare(self, TrialSettings)
+        self._episode: Episode | None = None
+        self._state: RobotState | None = None
+        self._safety: SafetyReport | None = None
+        self._policy = ""
+        self._busy = threading.Lock()
+        listener = Listener(self)
+        listener.hear(Episode, topics.EPISODE, lambda episode: setattr(self, "_episode", episode), topics.EVERY)
+        listener.hear(RobotState, topics.STATE, lambda state: setattr(self, "_state", state), topics.EVERY)
+        listener.hear(SafetyReport, topics.SAFETY, lambda report: setattr(self, "_safety", report), topics.LATCHED)
+        listener.hear_message(
+            String, topics.POLICY_CONTRACT, lambda text: setattr(self, "_policy", text.data), topics.LATCHED
+        )
+        kinds = {
+            topics.RESET: StartTrial, topics.START: StartTrial, topics.STOP: Trigger, topics.RECORD: StartRecording,
+            topics.RECORD_END: Trigger, topics.ARM_SAFETY: Trigger,
+        }  # fmt: skip
+        self._calls = {name: self.create_client(kind, name) for name, kind in kinds.items()}
+        self._server = ActionServer(
+            self, RunTrial, topics.RUN_TRIAL, self._execute,
+            goal_callback=lambda goal: GoalResponse.REJECT if self._busy.locked() else GoalResponse.ACCEPT,
+            cancel_callback=lambda goal: CancelResponse.ACCEPT,
+        )
+
+    async def _execute(self, handle: Any) -> RunTrial.Result:
+        """The action: the work is done in a thread, so that this node goes on hearing."""
+        done: Future = Future(executor=self.executor)
+        threading.Thread(target=self._thread, args=(handle, done), daemon=True, name="trial").start()
+        return await done
+
+    def _thread(self, handle: Any, done: Future) -> None:
+        with self._busy:
+            result = RunTrial.Result()
+            try:
+                self._run(handle, result)
+            except Exception as error:  # whatever it was: who asked must get an answer
+                result.success, result.reason = False, str(error) or type(error).__name__
+            if handle.is_cancel_requested:
+                handle.canceled()
+            elif result.success or result.reason == "time":
+                handle.succeed()
+            else:
+                handle.abort()
+            done.set_result(result)
+
+    def _run(self, handle: Any, result: RunTrial.Result) -> None:
+        goal = handle.request
+        trial = goal.trial or time.strftime("trial-%Y%m%d-%H%M%S")
+        limit = goal.max_duration or self.settings.max_duration
+        start = 0
+        try:
+            self._armed()
+            if goal.record:
+                self._feedback(handle, "recording", 0.0)
+                metadata = {"seed": goal.seed, "policy": json.loads(self._policy or "null")}
+                request = StartRecording.Request(trial=trial, metadata=json.dumps(metadata))
+                result.record = self._asked(topics.RECORD, request).path
+            if self.settings.simulated:
+                self._feedback(handle, "resetting", 0.0)
+                self._asked(topics.RESET, StartTrial.Request(trial=trial, seed=goal.seed))
+            start = self._first_state(trial)
+            self._asked(topics.START, StartTrial.Request(trial=trial, seed=goal.seed))
+            result.reason = self._watch(handle, trial, start, limit)
+            result.success = result.reason == "success"
+        finally:
+            if start:
+                result.duration, result.steps = (self._state.stamp - start) / SECOND, int(self._state.step)
+            self._end(goal.record)
+
+    def _end(self, recorded: bool) -> None:
+        """Nothing of this may be left out because something before it failed."""
+        for name in (topics.STOP, *((topics.RECORD_END,) if recorded else ())):
+            try:
+                self._asked(name, Trigger.Request())
+            except Failure as failure:
+                self.get_logger().error(str(failure))
+
+    def _armed(self) -> None:
+        """Wait until commands pass; arm where the settings allow it and nothing is latched."""
+        deadline = time.monotonic() + self.settings.patience
+        while time.monotonic() < deadline:
+            state = self._safety.state if self._safety else State.DISARMED
+            if state is State.ARMED:
+                return
+            if state is State.STOPPED:
+                raise Failure(f"the safety node has stopped: {self._safety.reason}; clear it and call {topics.REARM}")
+            if state is State.READY and self.settings.arm:
+                self._asked(topics.ARM_SAFETY, Trigger.Request())
+            elif state is State.READY:
+                raise Failure(f"the safety node is not armed; call {topics.ARM_SAFETY}")
+            time.sleep(0.02)
+        raise Failure(f"the safety node does not become ready: {self._safety.reason if self._safety else 'not heard'}")
+
+    def _first_state(self, trial: str) -> int:
+        """Stamp of the robot's newest state; of the simulator's, the first one of this trial."""
+        deadline = time.monotonic() + self.settings.patience
+        while time.monotonic() < deadline:
+            if self._state is not None and (not self.settings.simulated or self._state.trial == trial):
+                return self._state.stamp
+            time.sleep(0.002)
+        raise Failure("the robot's state is not heard")
+
+    def _watch(self, handle: Any, trial: str, start: int, limit: float) -> str:
+        """Until the trial is over: why."""
+        told = quiet = time.monotonic()
+        step = -1
+        while True:
+            now, elapsed = time.monotonic(), (self._state.stamp - start) / SECOND
+            if self._state.step != step:
+                step, quiet = self._state.step, now
+            if now - told > 0.2:
+                told = now
+                self._feedback(handle, "running", elapsed)
+            episode = self._episode
+            if self.settings.simulated and episode and episode.trial == trial and episode.success:
+                return "success"
+            if self._safety and self._safety.state in (State.STOPPED, State.DISARMED):
+                return f"safety: {self._safety.reason or 'disarmed'}"
+            if handle.is_cancel_requested:
+                return "cancelled"
+            if elapsed >= limit or (episode and episode.trial == trial and episode.truncated):
+                return "time"
+            if now - quiet > self.settings.patience:
+                return "nothing moves any more: the robot's state stands still"
+            time.sleep(0.005)
+
+    def _feedback(self, handle: Any, phase: str, elapsed: float) -> None:
+        step = self._state.step if self._state else 0
+        handle.publish_feedback(RunTrial.Feedback(phase=phase, elapsed=float(elapsed), step=int(step)))
+
+    def _asked(self, name: str, request: Any) -> Any:
+        """Call a service from the trial's thread; a refusal is a `Failure` with the other node's words."""
+        client, deadline = self._calls[name], time.monotonic() + self.settings.patience
+        if not client.wait_for_service(timeout_sec=self.settings.patience):
+            raise Failure(f"nobody offers the service {name}; is its node running?")
+        answered = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        if not answered.wait(max(0.0, deadline - time.monotonic())):
+            raise Failure(f"the service {name} does not answer")
+        response = future.result()
+        if not response.success:
+            raise Failure(f"{name}: {response.message}")
+        return response
+
+
+def main() -> int:
+    return run(TrialNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
