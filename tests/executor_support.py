@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from d2ppo_core.contract import ActionSpec
+from d2ppo_core.response import Motion, advance, osc_goal, osc_goal_rotation
 from d2ppo_ros.executor.executor import Executor
 from d2ppo_ros.executor.settings import ExecutorSettings
-from d2ppo_ros.records import ArmState, Chunk, ChunkRequest, Command, RobotState
+from d2ppo_ros.records import ArmState, Chunk, ChunkRequest, Command, RobotState, Target
 
 SPEC = ActionSpec()
 STEP = 50_000_000  # ns between actions at 20 Hz
@@ -39,8 +41,11 @@ def plan(time: int) -> np.ndarray:
     return 0.5 * np.array(wave)
 
 
-def answer(request: ChunkRequest, **changes: Any) -> Chunk:
-    """The chunk that answers `request`, its rows taken from `plan`; `changes` spoil it."""
+Plan = Callable[[int], np.ndarray]
+
+
+def answer(request: ChunkRequest, wanted: Plan = plan, **changes: Any) -> Chunk:
+    """The chunk that answers `request`, its rows as `wanted` says for their times; `changes` spoil it."""
     stamp = changes.get("stamp", request.stamp)
     fields = {
         "stamp": stamp,
@@ -50,19 +55,18 @@ def answer(request: ChunkRequest, **changes: Any) -> Chunk:
         "inference": 0,
         "checkpoint": "c",
         "executed": TA,
-        "actions": np.array([plan(stamp + i * STEP) for i in range(H)]),
+        "actions": np.array([wanted(stamp + i * STEP) for i in range(H)]),
     }
     return Chunk(**{**fields, **changes})
 
 
-def run(tested: Executor, ticks: int, period: int, latency: int, begin: int = BEGIN) -> list[Command]:
-    """Start a trial and tick; the policy answers each request after `latency` ns; the arm tracks exactly."""
-    tested.start("t", 3, state(begin), begin)
-    tested.on_arm(0, arm(begin))
+def run(tested: Executor, ticks: int, period: int, latency: int, wanted: Plan = plan, **spoil: Any) -> list[Command]:
+    """Start a trial and tick; the policy answers each request after `latency` ns; the arm does as told."""
+    tested.start("t", 3, state(BEGIN), BEGIN)
     commands: list[Command] = []
     waiting: list[tuple[int, Chunk]] = []
     for n in range(ticks):
-        now = begin + n * period
+        now = BEGIN + n * period
         for arrival, chunk in [w for w in waiting if w[0] <= now]:
             tested.on_chunk(chunk, arrival)
         waiting = [w for w in waiting if w[0] > now]
@@ -70,21 +74,32 @@ def run(tested: Executor, ticks: int, period: int, latency: int, begin: int = BE
         command, request = tested.tick(now)
         if command is None:
             assert request is not None
-            tested.on_chunk(answer(request), now)
+            tested.on_chunk(answer(request, wanted, **spoil), now)
             command, request = tested.tick(now)
         assert command is not None
         commands.append(command)
         if request is not None:
-            waiting.append((now + latency, answer(request)))
+            waiting.append((now + latency, answer(request, wanted, **spoil)))
     return commands
 
 
 def follow_exactly(tested: Executor, commands: list[Command], now: int) -> None:
-    """The arm measures the last commanded pose."""
+    """The arm measures where the last command leads."""
     last = next((c for c in reversed(commands) if c.targets), None)
-    position = last.targets[0].position if last else np.array([0.4, 0.0, 0.3])
-    rotation = quaternion_matrix(last.targets[0].quaternion) if last else np.eye(3)
-    tested.on_arm(0, ArmState(now, np.zeros(7), np.zeros(7), position, rotation))
+    if last is None:
+        tested.on_arm(0, arm(now))
+    else:
+        motion = carried_on(last.targets[0], (now - last.stamp) / 1e9)
+        tested.on_arm(0, ArmState(now, np.zeros(7), np.zeros(7), motion.position, motion.rotation))
+
+
+def carried_on(target: Target, seconds: float) -> Motion:
+    """Where the controller takes an arm that has this target."""
+    rotation = quaternion_matrix(target.quaternion)
+    motion = Motion(target.position, rotation, target.velocity, target.acceleration)
+    goal = osc_goal(target.position, target.velocity[:3], target.acceleration[:3])
+    turned = osc_goal_rotation(rotation, target.velocity[3:], target.acceleration[3:])
+    return advance(motion, goal, turned, seconds)
 
 
 def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:

@@ -65,14 +65,6 @@ class Schedule:
         slot, step = found[-1]
         return slot.chunk.actions[step : slot.end]
 
-    def remaining(self, time: int) -> int:
-        """How many steps of the newest chunk begin after `time`."""
-        return (
-            sum(self.slots[-1].due(i) > time for i in range(self.slots[-1].begin, self.slots[-1].end))
-            if self.slots
-            else 0
-        )
-
     def clear(self) -> None:
         """Forget everything."""
         self.slots = []
