@@ -186,10 +186,10 @@ class MotionFilter:
     ) -> tuple[Target, Pose | None, list[Finding]]:
         """One arm's absolute target: the target that may go on, and where it leads."""
         goal = Pose(np.asarray(target.position), Rotation.from_quat(target.quaternion).as_matrix())
-        base, findings, new = self._base(i, arm), [], target
+        base, findings, new = self._base(i, arm), [] if self.moving else self._jump(goal, arm), target
+        if findings:
+            return target, None, findings
         dt = self.step if self.stamp is None else min(stamp - self.stamp, self.step)  # a gap is no leave to leap
-        if not self.moving:
-            findings += self._jump(goal, arm)
         if self._guided and base is not None:
             goal_now, found = self._guide(base, goal, arm, dt)
             findings += found
