@@ -15,6 +15,7 @@ from action_msgs.msg import GoalStatus
 from d2ppo_interfaces.action import RunTrial
 from rclpy.action import ActionClient
 from rclpy.node import Node
+from std_srvs.srv import Trigger
 
 from d2ppo_core.files import write_json
 from d2ppo_core.statistics import wilson
@@ -50,6 +51,7 @@ class RunTrialsNode(Node):
         self._rows: list[dict[str, Any]] = []
         Listener(self).hear(PolicyReport, topics.POLICY, self._on_policy, topics.LATCHED)
         self._client = ActionClient(self, RunTrial, topics.RUN_TRIAL)
+        self._disarm = self.create_client(Trigger, topics.DISARM)
         threading.Thread(target=self._guarded, daemon=True, name="trials").start()
 
     def _on_policy(self, report: PolicyReport) -> None:
@@ -83,6 +85,7 @@ class RunTrialsNode(Node):
                   f"{took}  {row['record']}".rstrip(), flush=True)
             if result.reason not in ENDED_WELL:
                 break
+        _wait(self._disarm.call_async(Trigger.Request()))
         return self._report()
 
     def _one(self, seed: int) -> RunTrial.Result:

@@ -148,16 +148,16 @@ class SimNode(Node):
 
     def _begin(self, trial: str, seed: int) -> None:
         self.robot.reset(seed)
-        self._episode = Episode(self.stamp(), trial, seed, 0)
+        self._episode, self._parts = Episode(self.stamp(), trial, seed, 0), 0
         self._servo.hold(self._arms(self.stamp()))
 
     def _account(self, step: Step) -> None:
-        """One more step of the trial."""
-        old = self._episode
+        """One more step of the trial; in real time, one more part of one."""
+        old, self._parts = self._episode, self._parts + 1
+        count = self._parts if self.settings.lockstep else self._parts // PARTS
         self._episode = replace(
-            old, step=old.step + 1, reward=old.reward + float(step.reward[0]),
-            success=old.success or bool(step.success[0]), terminated=bool(step.terminated[0]),
-            truncated=bool(step.truncated[0]),
+            old, step=count, reward=old.reward + float(step.reward[0]), success=old.success or bool(step.success[0]),
+            terminated=bool(step.terminated[0]), truncated=bool(step.truncated[0]),
         )  # fmt: skip
 
     # --- lockstep -----------------------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ class TrialNode(Node):
             result.success = result.reason == "success"
         finally:
             if start:
-                result.duration, result.steps = (self._state.stamp - start) / SECOND, int(self._state.step)
+                result.duration, result.steps = (self._newest.stamp - start) / SECOND, int(self._newest.step)
             self._end(goal.record)
 
     def _end(self, recorded: bool) -> None:
@@ -172,6 +172,11 @@ class TrialNode(Node):
             if now - quiet > self.settings.patience:
                 return "nothing moves any more: the robot's state stands still"
             time.sleep(0.005)
+
+    @property
+    def _newest(self) -> Episode | RobotState:
+        """Where the trial stands: the simulator says it, of a real robot its state does."""
+        return self._episode if self.settings.simulated and self._episode else self._state
 
     def _feedback(self, handle: Any, phase: str, elapsed: float) -> None:
         step = self._state.step if self._state else 0
