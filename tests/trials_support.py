@@ -123,9 +123,10 @@ def tiny_policy(path: Path, history: int = 1, cameras: bool = False, horizon: in
 
 
 def metadata(contract: PolicySpec, checkpoint: Path) -> dict[str, Any]:
+    """As the nodes put it into trial.json."""
     return {
-        "trial": "t", "task": contract.task, "checkpoint": str(checkpoint), "policy_seed": 0,
-        "contract": json.loads(contract.model_dump_json()),
+        "trial": "t", "seed": 3, "policy": json.loads(contract.model_dump_json()),
+        "policy_node": {"checkpoint": str(checkpoint), "seed": 0},
     }  # fmt: skip
 
 
@@ -158,11 +159,11 @@ def record_episode(
         actions = actor.predict(raw, [seed], [index])[0]
         put("/policy/request", request(now, index, seed, start))
         put("/policy/chunk", chunk(now, index, actions, spec.executed, digest))
-        for action in actions[: spec.executed]:
+        for number, action in enumerate(actions[: spec.executed]):
             put("/command/requested", command(now, sequence, action))
             put("/command/applied", command(now, sequence, action))
             now, sequence = now + step, sequence + 1
-            done = index == chunks - 1 and action is actions[spec.executed - 1]
+            done = index == chunks - 1 and number == spec.executed - 1
             look(simulation.step(action).observation)
             put("/episode", episode(now, sequence, done, seed))
     writer.close({"success": done})

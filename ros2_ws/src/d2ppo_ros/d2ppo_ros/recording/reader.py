@@ -88,12 +88,13 @@ class Trial:
                 yield Recorded(connection.topic, when, bag.deserialize(data, connection.msgtype))
 
     def records(self, kind: type[Record], *relative: str) -> list[Record]:
-        """Everything on these topics, as records of one kind."""
+        """Everything on these topics, as records of one kind; what belongs to another trial is left out."""
+        ours = ("", self.metadata.get("trial", ""))
         found = [recorded.value for recorded in self.messages(*relative)]
         wrong = [value for value in found if not isinstance(value, kind)]
         if wrong:
             raise UserError(f"{self.folder}: {', '.join(relative)} holds no {kind.__name__}; is this a trial of ours?")
-        return found
+        return [value for value in found if not ours[1] or getattr(value, "trial", "") in ours]
 
     def pictures(self) -> Iterator[tuple[str, int, int, np.ndarray]]:
         """What the policy's cameras delivered: camera, capture time, time received, picture (H, W, 3) uint8."""

@@ -1,0 +1,146 @@
+"""What is in a recorded trial, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from ..records import SECOND, Chunk, Command, Episode, SafetyReport
+from . import decode
+from .export import succeeded
+from .reader import Trial
+
+NUMBERED = {"Command": "sequence", "FrameInfo": "number"}  # messages that count themselves, and by which field
+
+
+def describe(trial: Trial) -> dict[str, Any]:
+    """Everything that `d2ppo trials show` prints."""
+    about = trial.about
+    times, gaps = _times_and_gaps(trial)
+    received = [t for span in times.values() for t in span]
+    duration = (max(received) - min(received)) / SECOND if received else 0.0
+    lost = any(gaps.values())
+    return {
+        "folder": str(trial.folder),
+        "trial": trial.metadata.get("trial", trial.folder.name),
+        "seed": trial.metadata.get("seed"),
+        "task": (trial.metadata.get("policy") or {}).get("task"),
+        "state": about.get("state"),
+        "outcome": about.get("outcome", {}),
+        "success": succeeded(trial),
+        "duration": duration,
+        "lossy": bool(about.get("lossy")) or lost,
+        "topics": {
+            name: {**count, "missing": gaps.get(name), "rate": _rate(count["written"], times.get(name))}
+            for name, count in about.get("topics", {}).items()
+        },
+        "chunks": _chunks(trial),
+        "commands": _commands(trial),
+        "episode": _episode(trial),
+        "safety": _safety(trial),
+    }
+
+
+def _times_and_gaps(trial: Trial) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
+    """By topic: when its first and last message were received; how many numbers are missing in between."""
+    times: dict[str, tuple[int, int]] = {}
+    seen: dict[str, set[int]] = {}
+    for recorded in trial.messages():
+        first, _ = times.get(recorded.topic, (recorded.received, 0))
+        times[recorded.topic] = first, recorded.received
+        field = NUMBERED.get(recorded.message.__msgtype__.rsplit("/", 1)[1])
+        if field:
+            seen.setdefault(recorded.topic, set()).add(getattr(recorded.message, field))
+    return times, {topic: max(found) - min(found) + 1 - len(found) for topic, found in seen.items()}
+
+
+def _rate(count: int, span: tuple[int, int] | None) -> float | None:
+    """Messages a second."""
+    return (count - 1) * SECOND / (span[1] - span[0]) if span and span[1] > span[0] else None
+
+
+def _chunks(trial: Trial) -> dict[str, Any]:
+    """How many, by which policy, and how long it took."""
+    chunks = trial.records(Chunk, "policy/chunk")
+    if not chunks:
+        return {"count": 0}
+    took = np.array([chunk.inference for chunk in chunks]) / 1e6
+    median, high, worst = (float(np.quantile(took, q)) for q in (0.5, 0.99, 1.0))
+    return {
+        "count": len(chunks),
+        "checkpoint": chunks[0].checkpoint,
+        "horizon": len(chunks[0].actions),
+        "executed": chunks[0].executed,
+        "inference_ms": {"median": median, "p99": high, "max": worst},
+    }
+
+
+def _commands(trial: Trial) -> dict[str, dict[str, int]]:
+    """By topic, how many commands of each kind."""
+    kinds = {name: Counter(c.kind.name for c in trial.records(Command, f"command/{name}")) for name in
+             ("requested", "sent", "applied")}  # fmt: skip
+    return {name: dict(count) for name, count in kinds.items() if count}
+
+
+def _episode(trial: Trial) -> dict[str, Any]:
+    last = max(trial.records(Episode, "episode"), key=lambda episode: episode.step, default=None)
+    if last is None:
+        return {}
+    return {"seed": last.seed, "control_steps": last.step, "terminated": last.terminated, "truncated": last.truncated}
+
+
+def _safety(trial: Trial) -> dict[str, Any]:
+    """Every change of state with its reason, and how many commands were changed or refused."""
+    changes: list[dict[str, Any]] = []
+    changed = refused = 0
+    began = None
+    for recorded in trial.messages("safety/state"):
+        report = decode.safety(recorded.message)
+        began = recorded.received if began is None else began
+        changed, refused = max(changed, report.changed), max(refused, report.refused)
+        if not changes or (changes[-1]["state"], changes[-1]["check"]) != (report.state.name, report.check):
+            changes.append(_change(report, (recorded.received - began) / SECOND))
+    return {"changed": changed, "refused": refused, "states": changes}
+
+
+def _change(report: SafetyReport, seconds: float) -> dict[str, Any]:
+    return {
+        "after": seconds, "state": report.state.name, "check": report.check, "reason": report.reason,
+        "value": report.value, "limit": report.limit,
+    }  # fmt: skip
+
+
+def print_trial(about: dict[str, Any]) -> None:
+    """As a table and a few lines."""
+    from rich.console import Console
+    from rich.table import Table
+
+    lossy = ", LOSSY" if about["lossy"] else ""
+    table = Table(title=f"{about['trial']}: {about['state']}{lossy}, {about['duration']:.1f} s")
+    for column in ("topic", "type", "seen", "written", "dropped", "lost", "missing", "Hz"):
+        table.add_column(column, justify="left" if column in ("topic", "type") else "right", overflow="fold")
+    for name, count in about["topics"].items():
+        rate = "" if count["rate"] is None else f"{count['rate']:.1f}"
+        numbers = ["" if count[k] is None else str(count[k]) for k in ("seen", "written", "dropped", "lost", "missing")]
+        table.add_row(name, count["type"].rsplit("/", 1)[1], *numbers, rate)
+    Console().print(table)
+    print("\n".join(_lines(about)))
+
+
+def _lines(about: dict[str, Any]) -> list[str]:
+    chunks, safety = about["chunks"], about["safety"]
+    success = "yes" if about["success"] else "no"
+    lines = [f"success: {success}; seed {about['seed']}; {about['episode'].get('control_steps', 'no')} control steps"]
+    if chunks["count"]:
+        took = chunks["inference_ms"]
+        lines.append(
+            f"chunks: {chunks['count']} of {chunks['horizon']} steps, {chunks['executed']} executed, by policy "
+            f"{chunks['checkpoint'][:12]}; inference {took['median']:.1f} ms, 99 % {took['p99']:.1f} ms"
+        )
+    for name, kinds in about["commands"].items():
+        lines.append(f"{name}: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+    lines.append(f"safety: {safety['changed']} commands changed, {safety['refused']} refused")
+    lines += [f"  {s['after']:7.2f} s {s['state']} {s['check']} {s['reason']}".rstrip() for s in safety["states"]]
+    return lines
