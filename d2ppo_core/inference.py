@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from .envs import RawObservation
 from .errors import UserError
 from .keyed import action_noise
 from .network_specs import GaussianSpec, SamplerSpec
-from .observation import model_observation
+from .observation import Observation, model_observation
 from .policies.base import Policy
 from .policies.build import build_policy
 
@@ -69,6 +70,7 @@ class Actor:
     def __init__(self, policy: Policy, seed: int, explore: bool = False) -> None:
         self.policy, self.seed, self.explore = policy, seed, explore
         self.device = next(policy.parameters()).device
+        self.watch: Callable[[Observation], None] | None = None  # called with what goes into the network
 
     def act(self, raw: RawObservation, episode_seeds: list[int], chunk_indices: list[int]) -> np.ndarray:
         """Keys (n, To, size) -> (n, Ta, Da) float64: the steps of `predict` that are executed."""
@@ -92,6 +94,8 @@ class Actor:
         """
         spec = self.policy.spec
         observation = model_observation(spec.observation, raw, self.device)
+        if self.watch:
+            self.watch(observation)
         noise = action_noise(self.seed, episode_seeds, chunk_indices, self.policy.noise_shape).to(self.device)
         guide = None if prefix is None else self._guide(np.asarray(prefix, dtype=np.float64), frozen)
         return self.to_raw(self.policy.sample(observation, noise, self.explore, guide).chunk)

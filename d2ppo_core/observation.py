@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,15 @@ class Observation:
     def to(self, device: torch.device | str) -> Observation:
         """On another device; images travel as uint8."""
         return self.map(lambda tensor: tensor.to(device))
+
+    def digest(self) -> str:
+        """Names these very bits: 32 hex digits."""
+        found = hashlib.blake2b(digest_size=16)
+        for tensor in (self.state, self.images):
+            if tensor is not None:
+                found.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                found.update(tensor.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
 
 def model_observation(spec: ObservationSpec, raw: RawObservation, device: torch.device | str = "cpu") -> Observation:

@@ -51,6 +51,7 @@ quaternions = arrays(4, of=finite).filter(lambda q: np.linalg.norm(q) > 0.1).map
 chunks = st.builds(
     lambda actions, **rest: Chunk(actions=actions, executed=1 + len(actions) // 2, **rest),
     stamp=times, trial=words, index=counts, step=times, inference=times, checkpoint=words,
+    seen=words,
     actions=st.tuples(st.integers(2, 5), st.integers(1, 14)).flatmap(lambda size: arrays(*size)),
     delta_reference=st.sampled_from(("measured", "commanded")),
 )  # fmt: skip

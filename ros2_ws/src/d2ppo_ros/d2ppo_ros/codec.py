@@ -108,8 +108,8 @@ def chunk_msg(chunk: Chunk) -> d2.ActionChunk:
     horizon, size = chunk.actions.shape
     return d2.ActionChunk(
         header=header(chunk.stamp), trial=chunk.trial, index=int(chunk.index), step=duration_msg(chunk.step),
-        inference=duration_msg(chunk.inference), checkpoint=chunk.checkpoint, delta_reference=chunk.delta_reference,
-        horizon=int(horizon), executed=int(chunk.executed), size=int(size), actions=doubles(chunk.actions),
+        inference=duration_msg(chunk.inference), checkpoint=chunk.checkpoint, seen=chunk.seen,
+        delta_reference=chunk.delta_reference, horizon=int(horizon), executed=int(chunk.executed), size=int(size), actions=doubles(chunk.actions),
     )
 
 
@@ -124,7 +124,7 @@ def chunk_of(message: d2.ActionChunk) -> Chunk:
         raise UserError(f"the action chunk's delta_reference is '{message.delta_reference}'; the sender is broken")
     return Chunk(
         stamp_of(message), message.trial, message.index, nanoseconds(message.step), nanoseconds(message.inference),
-        message.checkpoint, message.executed, actions, message.delta_reference,
+        message.checkpoint, message.executed, actions, message.delta_reference, message.seen,
     )
 
 

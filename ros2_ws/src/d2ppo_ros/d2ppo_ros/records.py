@@ -28,6 +28,7 @@ class Chunk:
     executed: int  # Ta
     actions: np.ndarray  # (H, Da) float64, raw
     delta_reference: str = "measured"  # as in the contract
+    seen: str = ""  # digest of the tensors that reached the network (`Observation.digest`)
 
 
 @dataclass(frozen=True)

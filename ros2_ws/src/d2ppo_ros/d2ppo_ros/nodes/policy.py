@@ -27,6 +27,7 @@ from d2ppo_core.envs import RawObservation
 from d2ppo_core.errors import UserError
 from d2ppo_core.files import sha256
 from d2ppo_core.inference import Actor, load_policy
+from d2ppo_core.observation import Observation
 
 from .. import codec, topics
 from ..contracts import RobotContract, parse, require_agreement
@@ -83,6 +84,7 @@ class PolicyNode(AutoNode):
         torch.set_num_threads(options.threads)
         policy = load_policy(options.checkpoint, options.device, options.weights, options.steps)
         self.actor, self.spec, self._digest = Actor(policy, options.seed), policy.spec, sha256(options.checkpoint)
+        self.actor.watch = self._saw
         max_age = 0 if options.lockstep else int(options.max_age * SECOND)
         self._grid = ObservationGrid(self.spec.observation, SECOND // self.spec.action.control_hz, max_age)
         self._warm_up()
@@ -198,8 +200,12 @@ class PolicyNode(AutoNode):
         action = self.spec.action
         self._say_chunk(
             Chunk(stamp, request.trial, request.index, SECOND // action.control_hz, took, self._digest,
-                  self.spec.executed, actions, action.delta_reference)
+                  self.spec.executed, actions, action.delta_reference, self._seen)
         )
+
+    def _saw(self, observation: Observation) -> None:
+        """Called with the very tensors that go into the network."""
+        self._seen = observation.digest()
 
     def _report(self) -> None:
         now, times = self.get_clock().now().nanoseconds, np.array(self._times or [0.0])
