@@ -109,7 +109,8 @@ def chunk_msg(chunk: Chunk) -> d2.ActionChunk:
     return d2.ActionChunk(
         header=header(chunk.stamp), trial=chunk.trial, index=int(chunk.index), step=duration_msg(chunk.step),
         inference=duration_msg(chunk.inference), checkpoint=chunk.checkpoint, seen=chunk.seen,
-        delta_reference=chunk.delta_reference, horizon=int(horizon), executed=int(chunk.executed), size=int(size), actions=doubles(chunk.actions),
+        delta_reference=chunk.delta_reference, horizon=int(horizon), executed=int(chunk.executed), size=int(size),
+        actions=doubles(chunk.actions),
     )
 
 
