@@ -113,7 +113,7 @@ def simulation(options: SimulationOptions) -> list[Process]:
         Process("safety", f"{NODES}.safety", {"profile": options.profile, "cameras": watched} | common),
         Process("executor", f"{NODES}.executor", executor | common),
         Process("policy", f"{NODES}.policy", policy | common),
-        *recorder(options.record),
+        *recorder(options.record, watched, spec.action.arms),
         Process("trial", f"{NODES}.trial", {"arm": True} | trial),
     ]
 
@@ -126,9 +126,10 @@ def cameras(spec: PolicySpec, task: str) -> list[Process]:
     ]
 
 
-def recorder(folder: str) -> list[Process]:
+def recorder(folder: str, cameras: list[str], arms: int) -> list[Process]:
     """The recorder, where records are wanted."""
-    return [Process("recorder", f"{NODES}.recorder", {"folder": str(Path(folder).absolute())})] if folder else []
+    settings = {"folder": str(Path(folder).absolute()), "cameras": cameras, "arms": arms}
+    return [Process("recorder", f"{NODES}.recorder", settings)] if folder else []
 
 
 def command(process: Process, files: list[Path], python: str = "") -> list[str]:

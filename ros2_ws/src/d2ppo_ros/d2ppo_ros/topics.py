@@ -17,6 +17,8 @@ REQUESTED = "command/requested"
 SENT = "command/sent"
 APPLIED = "command/applied"
 SAFETY = "safety/state"
+TRIAL = "trial/alive"  # std_msgs/String: name of the trial that is being run, 20 Hz, from who runs it
+TRUTH = "sim/arm{}"  # ArmState: where the simulated arm really is, with none of the faults that were put in
 ESTOP = "estop"  # std_msgs/Empty, from anybody
 OPERATOR = "operator"  # std_msgs/Bool: the operator's switch, pressed, 10 Hz or more
 SOURCE = "source/{}/image"  # Image: what a camera node is fed with
@@ -52,3 +54,4 @@ EVERY = _profile(20)  # commands, states: none may be missed
 NEWEST = _profile(2)  # images: an old one is of no use
 SENSOR = _profile(2, reliable=False)  # other people's cameras: fits both kinds of publishers
 LATCHED = _profile(1, latched=True)
+REPORT = _profile(10, latched=True)  # how something stands, again and again: who comes late hears it at once

@@ -70,7 +70,7 @@ class PolicyNode(AutoNode):
         self._digest = ""
         self._times: deque[float] = deque(maxlen=RECENT)
         self._chunks = self._late = 0
-        self._say_status = speaker(self, PolicyReport, topics.POLICY, topics.LATCHED)
+        self._say_status = speaker(self, PolicyReport, topics.POLICY, topics.REPORT)
         self.create_timer(1.0, self._report)
         self.begin(self.settings.autostart)
 

@@ -49,7 +49,7 @@ class RunTrialsNode(Node):
         self.finished, self.code = threading.Event(), 1
         self._policy: PolicyReport | None = None
         self._rows: list[dict[str, Any]] = []
-        Listener(self).hear(PolicyReport, topics.POLICY, self._on_policy, topics.LATCHED)
+        Listener(self).hear(PolicyReport, topics.POLICY, self._on_policy, topics.REPORT)
         self._client = ActionClient(self, RunTrial, topics.RUN_TRIAL)
         self._disarm = self.create_client(Trigger, topics.DISARM)
         threading.Thread(target=self._guarded, daemon=True, name="trials").start()
