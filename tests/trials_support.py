@@ -15,6 +15,7 @@ from d2ppo_core.contract import ActionSpec, Camera, LowDim, ObservationSpec, Pol
 from d2ppo_core.files import sha256
 from d2ppo_core.inference import Actor, load_policy
 from d2ppo_core.network_specs import MLPSpec, SamplerSpec, VisionSpec
+from d2ppo_core.observation import model_observation
 from d2ppo_core.policies.build import build_policy
 from d2ppo_ros.recording.message_types import typestore
 from d2ppo_ros.recording.writer import Topic, TrialWriter
@@ -64,10 +65,10 @@ def request(stamp: int, index: int, seed: int, start: int) -> bytes:
     )  # fmt: skip
 
 
-def chunk(stamp: int, index: int, actions: np.ndarray, executed: int, checkpoint: str) -> bytes:
+def chunk(stamp: int, index: int, actions: np.ndarray, executed: int, checkpoint: str, seen: str = "") -> bytes:
     return build(
         OURS + "ActionChunk", header=header(stamp), trial="t", index=index, step=span(SECOND // 20),
-        inference=span(2_000_000), checkpoint=checkpoint, delta_reference="measured", horizon=len(actions),
+        inference=span(2_000_000), checkpoint=checkpoint, seen=seen, delta_reference="measured", horizon=len(actions),
         executed=executed, size=actions.shape[1], actions=actions.ravel(),
     )  # fmt: skip
 
@@ -158,7 +159,8 @@ def record_episode(
         raw = {name: np.stack([seen[name] for seen in recent])[None] for name in recent[0]}
         actions = actor.predict(raw, [seed], [index])[0]
         put("/policy/request", request(now, index, seed, start))
-        put("/policy/chunk", chunk(now, index, actions, spec.executed, digest))
+        seen = model_observation(spec.observation, raw).digest()
+        put("/policy/chunk", chunk(now, index, actions, spec.executed, digest, seen))
         for number, action in enumerate(actions[: spec.executed]):
             put("/command/requested", command(now, sequence, action))
             put("/command/applied", command(now, sequence, action))

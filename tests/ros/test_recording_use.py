@@ -91,6 +91,7 @@ def test_a_replay_gives_the_same_bits(tmp_path: Path, history: int, cameras: boo
     result = replay(trial, options_of(trial))
     assert result.differences == dict.fromkeys(range(4), 0.0)
     assert result.same(0.0)
+    assert result.unseen == []
     assert not replay(trial, options_of(trial, seed=1)).same(0.0), "another seed is other noise"
 
 
@@ -127,6 +128,20 @@ def test_a_lost_observation_is_told(tmp_path: Path, policy: tuple[Path, Actor]) 
     assert "no 'position' within" in result.missing[1]
     assert result.differences == {0: 0.0, 2: 0.0, 3: 0.0}
     assert not result.same(1.0)
+
+
+def test_an_observation_that_the_policy_did_not_see_is_told(tmp_path: Path, policy: tuple[Path, Actor]) -> None:
+    """State 2 was changed after the policy had looked at it."""
+    folder = recorded(tmp_path, policy)
+
+    def change(message: object, count: int) -> bytes:
+        message.values = np.asarray(message.values) + (1e-3 if count == 2 else 0.0)
+        return bytes(STORE.serialize_cdr(message, OURS + "StateVector"))
+
+    trial = Trial(again(folder, tmp_path / "changed", "/robot/state", change))
+    result = replay(trial, options_of(trial))
+    assert result.unseen == [1]
+    assert result.differences[1] > 0
 
 
 def test_another_policy_is_refused_unless_it_is_wanted(tmp_path: Path, policy: tuple[Path, Actor]) -> None:

@@ -99,6 +99,9 @@ def _replay(options: argparse.Namespace) -> int:
             f"largest difference {found['largest_difference']:.3g}"
             + (f" (chunk {found['worst_chunk']})" if found["largest_difference"] else "")
         )
+        if found["other_observations"]:
+            listed = ", ".join(map(str, found["other_observations"]))
+            print(f"the policy had seen something else than what was recorded in chunk {listed}")
         for index, why in found["missing"].items():
             print(f"chunk {index} could not be replayed: {why}")
     return 0 if same else 1

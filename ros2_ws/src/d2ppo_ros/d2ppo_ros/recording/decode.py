@@ -43,7 +43,7 @@ def _rows(values: Any, size: int) -> np.ndarray:
 def chunk(m: Any) -> Chunk:
     return Chunk(
         stamp(m), m.trial, m.index, ns(m.step), ns(m.inference), m.checkpoint, m.executed, _rows(m.actions, m.size),
-        m.delta_reference,
+        m.delta_reference, m.seen,
     )  # fmt: skip
 
 

@@ -38,6 +38,7 @@ class Replay:
 
     differences: dict[int, float] = field(default_factory=dict)  # by chunk: largest |difference|, raw action units
     missing: dict[int, str] = field(default_factory=dict)  # by chunk: what the record lacks
+    unseen: list[int] = field(default_factory=list)  # chunks whose tensors are not those that the policy saw
     digests_differ: bool = False
 
     @property
@@ -58,6 +59,7 @@ class Replay:
             "largest_difference": self.largest,
             "worst_chunk": worst,
             "another_policy": self.digests_differ,
+            "other_observations": self.unseen,
             "missing": {str(index): why for index, why in self.missing.items()},
             "differences": {str(index): value for index, value in self.differences.items()},
         }
@@ -103,12 +105,16 @@ def _compare(
     if raw is None:
         result.missing[chunk.index] = lacking
         return
+    shown: list[str] = []
+    actor.watch = lambda observation: shown.append(observation.digest())
     again = actor.predict(raw, [request.seed], [request.index], request.prefix, request.frozen)[0]  # [1, H, Da]
     if again.shape != chunk.actions.shape:
         raise UserError(
             f"the policy predicts {again.shape[0]} steps of {again.shape[1]} numbers, the recorded chunk holds "
             f"{chunk.actions.shape[0]} of {chunk.actions.shape[1]}; give the policy that ran"
         )
+    if chunk.seen not in ("", shown[0]):
+        result.unseen.append(chunk.index)
     difference = np.abs(again - chunk.actions).max()
     result.differences[chunk.index] = float("inf") if np.isnan(difference) else float(difference)
 
