@@ -42,6 +42,8 @@ class Servo:
         elif command.kind is Kind.POSE:
             if len(command.targets) != len(arms):
                 raise UserError(f"a command has {len(command.targets)} targets for {len(arms)} arms; it is ignored")
+            if not all(map(_finite, command.targets)):
+                raise UserError("a command's target holds NaN, infinity or no orientation; it is ignored")
             self.goals = [osc_target(target) for target in command.targets]
         elif command.kind in (Kind.HOLD, Kind.STOP):
             self.hold(arms)
@@ -55,6 +57,11 @@ class Servo:
             anchors = [(goal.position, goal.orientation) for goal in self.goals]
         parts = action.reshape(len(arms), PER_ARM)  # [Da] -> [arms, 7]
         return [pose_target(part, *anchor, self._action) for part, anchor in zip(parts, anchors, strict=True)]
+
+
+def _finite(target: Target) -> bool:
+    parts = (target.position, target.quaternion, target.velocity, target.acceleration, target.gripper)
+    return all(np.isfinite(part).all() for part in parts) and bool(np.linalg.norm(target.quaternion) > 0.5)
 
 
 def osc_target(target: Target) -> PoseTarget:

@@ -55,6 +55,12 @@ class Executor:
         self.reset(reason)
         self.running = False
 
+    def abort(self, reason: str) -> Command:
+        """End the trial with a command that stops the robot until a person re-arms it."""
+        command = self._command(Kind.STOP, reason=reason)
+        self.stop(reason)
+        return command
+
     def reset(self, reason: str) -> None:
         """Forget every action, asked for or scheduled, and hold the robot until the next chunk. The trial goes on."""
         self.hold = reason  # why the robot is held; "" while it follows a chunk

@@ -24,6 +24,10 @@ class ExecutorSettings:
     )
     rate: float = parameter(100.0, "of ticks in real time, each one command", unit="Hz", low=10, high=1000)
     starve_after: float = parameter(0.5, "with no step left for so long the arm is held", unit="s", low=0, high=10)
+    trial_lease: float = parameter(
+        0.3, "silence of who runs the trial until it is stopped; 0: nobody watches it. Not in lockstep", unit="s",
+        low=0, high=5,
+    )  # fmt: skip
     request_timeout: float = parameter(1.0, "an unanswered request is repeated after this", unit="s", low=0.05, high=60)
     ensemble_decay: float = parameter(
         0.01, "m of the weights exp(-m i), i = 0 the oldest chunk; higher: chunks replace one another slower", low=0

@@ -72,11 +72,14 @@ class CameraNode(AutoNode):
         self._contract.publish(codec.text_msg(self.camera.model_dump_json()))
 
     def _on_image(self, message: Image) -> None:
-        """One picture: refused where it is old, fitted, and sent on with the time at which it was taken."""
+        """One picture: fitted and sent on with the time at which it was taken; refused where one as new has come.
+
+        One that is much older means that the source's clock was set: it counts as new.
+        """
         if not self.active:
             return
         stamp = codec.stamp_of(message)
-        if stamp <= self._newest:
+        if self._newest - SECOND < stamp <= self._newest:
             self._repeated += 1
             return
         picture, colour = codec.picture_of(message)
@@ -89,7 +92,7 @@ class CameraNode(AutoNode):
         height, width = picture.shape[:2]
         self._info.publish(codec.pinhole_msg(stamp, name, height, width, wanted.field_of_view))
         self._say_frame(FrameInfo(stamp, name, self._number, self._dropped, self._repeated))
-        if stamp - self._reported >= SECOND:
+        if abs(stamp - self._reported) >= SECOND:
             self._reported = stamp
             self._report(stamp)
 

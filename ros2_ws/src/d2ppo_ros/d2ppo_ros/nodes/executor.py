@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 from d2ppo_interfaces.srv import StartTrial
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -22,7 +23,8 @@ from d2ppo_core.errors import UserError
 from .. import codec, topics
 from ..contracts import RobotContract, parse
 from ..executor.executor import Executor
-from ..executor.settings import ExecutorSettings
+from ..executor.lease import Lease
+from ..executor.settings import ExecutorSettings, nanoseconds
 from ..parameters import declare
 from ..records import ArmState, Chunk, ChunkRequest, Command, Kind, RobotState, SafetyReport, State
 from ..runtime import DeadlineLoop, Listener, run, speaker
@@ -46,6 +48,7 @@ class ExecutorNode(Node):
         self._state: RobotState | None = None  # the newest
         self._safety = State.DISARMED
         self._waiting: tuple[str, int] | None = None  # a trial (name, seed) that begins with its first state
+        self._lease = Lease(0 if self.settings.lockstep else nanoseconds(self.settings.trial_lease))
         self._trace = Trace("executor")
         self._sent: Command | None = None
         self._make_topics()
@@ -62,13 +65,14 @@ class ExecutorNode(Node):
         listener = Listener(self)
         listener.hear_message(String, topics.POLICY_CONTRACT, self._on_policy, topics.LATCHED)
         listener.hear_message(String, topics.CONTRACT, self._on_robot, topics.LATCHED)
-        listener.hear(SafetyReport, topics.SAFETY, self._on_safety, topics.LATCHED)
+        listener.hear(SafetyReport, topics.SAFETY, self._on_safety, topics.REPORT)
         listener.hear(RobotState, topics.STATE, self._on_state, topics.EVERY)
         listener.hear(Chunk, topics.CHUNK, self._on_chunk, topics.EVERY)
         for number in range(2):  # a robot with one arm never speaks on the second
             listener.hear(
                 ArmState, topics.ARM.format(number), lambda arm, n=number: self._on_arm(n, arm), topics.EVERY
             )
+        listener.hear_message(String, topics.TRIAL, self._on_trial, topics.EVERY)
         self.create_service(StartTrial, topics.START, self._on_start)
         self.create_service(Trigger, topics.STOP, self._on_stop)
         self.create_timer(1.0, self._report)
@@ -152,9 +156,14 @@ class ExecutorNode(Node):
             response.success = not response.message
             if response.success:
                 self._waiting = request.trial, request.seed
+                self._lease.begin(request.trial, time.monotonic_ns())
                 if self._state is not None and self.settings.lockstep:
                     self._on_state(self._state)  # time stands still: there is no other state to come
         return response
+
+    def _on_trial(self, message: String) -> None:
+        with self._lock:
+            self._lease.renew(message.data, time.monotonic_ns())
 
     def _obstacle(self) -> str:
         """Why no trial can begin now, as a sentence; empty: it can."""
@@ -186,6 +195,9 @@ class ExecutorNode(Node):
 
     def _tick_now(self) -> None:
         with self._lock:
+            if self._executor and self._executor.running and self._lease.over(time.monotonic_ns()):
+                seconds = self.settings.trial_lease
+                self._say_command(self._executor.abort(f"whoever runs the trial has been silent for {seconds:g} s"))
             self._tick(self._now())
 
     def _tick(self, now: int) -> None:

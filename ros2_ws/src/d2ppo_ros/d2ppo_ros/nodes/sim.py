@@ -74,7 +74,7 @@ class SimNode(Node):
         self._begin("", self.settings.seed)
         listener = Listener(self)
         listener.hear(Command, topics.SENT, self._on_command, topics.EVERY)
-        listener.hear(SafetyReport, topics.SAFETY, self._on_safety, topics.LATCHED)
+        listener.hear(SafetyReport, topics.SAFETY, self._on_safety, topics.REPORT)
         self.create_service(StartTrial, topics.RESET, self._on_reset)
         if lockstep:
             self._said = 0.0
@@ -97,6 +97,8 @@ class SimNode(Node):
         arms = range(self.robot.action.arms)
         self._say_state = speaker(self, RobotState, topics.STATE, topics.EVERY)
         self._say_arm = [speaker(self, ArmState, topics.ARM.format(n), topics.EVERY) for n in arms]
+        kind = codec.MESSAGES[ArmState]
+        self._truth = [self.create_publisher(kind, topics.TRUTH.format(n), topics.EVERY) for n in arms]
         self._say_episode = speaker(self, Episode, topics.EPISODE, topics.EVERY)
         self._say_applied = speaker(self, Command, topics.APPLIED, topics.EVERY)
         self._time = self.create_publisher(Clock, "/clock", topics.EVERY) if self.settings.lockstep else None
@@ -213,6 +215,13 @@ class SimNode(Node):
                 self._servo.hold(self._arms(self.stamp()))
             self._account(self.robot.servo(self._servo.goals))
             self._tell(self.stamp())
+            self._tell_truth()
+
+    def _tell_truth(self) -> None:
+        """To whoever judges the reaction to a fault; nobody else listens."""
+        if any(publisher.get_subscription_count() for publisher in self._truth):
+            for publisher, arm in zip(self._truth, self._arms(self.get_clock().now().nanoseconds), strict=True):
+                publisher.publish(codec.arm_msg(arm))
 
     def _film(self) -> None:
         """Pictures at their own rate."""
@@ -223,7 +232,9 @@ class SimNode(Node):
     # --- what is measured ---------------------------------------------------------------------------------------------
 
     def _arms(self, stamp: int) -> list[ArmState]:
-        return [ArmState(stamp, a.q, a.dq, a.position, a.rotation, a.wrench) for a in self.robot.arms()]
+        """What the arms measure; `fault` says why the watchdog has latched a stop."""
+        why = "" if self.settings.lockstep else self._watchdog.fault
+        return [ArmState(stamp, a.q, a.dq, a.position, a.rotation, a.wrench, fault=why) for a in self.robot.arms()]
 
     def _tell(self, stamp: int) -> None:
         """Publish everything that was measured at `stamp`; in lockstep pictures come first, then the state."""

@@ -22,10 +22,12 @@ from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from .. import topics
+from .. import codec, topics
 from ..parameters import declare, parameter
 from ..records import SECOND, Episode, RobotState, SafetyReport, State
-from ..runtime import Listener, run
+from ..runtime import DeadlineLoop, Listener, run
+
+ALIVE = 20.0  # Hz: how often the executor is told that somebody runs the trial
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,14 @@ class TrialNode(Node):
         self._safety: SafetyReport | None = None
         self._policy = ""
         self._busy = threading.Lock()
+        self._trial = ""  # that is being run
+        self._alive = self.create_publisher(String, topics.TRIAL, topics.EVERY)
+        self._loop = DeadlineLoop(ALIVE, self._beat, "alive")
+        self._loop.start()
         listener = Listener(self)
         listener.hear(Episode, topics.EPISODE, lambda episode: setattr(self, "_episode", episode), topics.EVERY)
         listener.hear(RobotState, topics.STATE, lambda state: setattr(self, "_state", state), topics.EVERY)
-        listener.hear(SafetyReport, topics.SAFETY, lambda report: setattr(self, "_safety", report), topics.LATCHED)
+        listener.hear(SafetyReport, topics.SAFETY, lambda report: setattr(self, "_safety", report), topics.REPORT)
         listener.hear_message(
             String, topics.POLICY_CONTRACT, lambda text: setattr(self, "_policy", text.data), topics.LATCHED
         )
@@ -70,6 +76,11 @@ class TrialNode(Node):
             goal_callback=lambda goal: GoalResponse.REJECT if self._busy.locked() else GoalResponse.ACCEPT,
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
+
+    def _beat(self) -> None:
+        """The executor stops where this falls silent."""
+        if self._trial:
+            self._alive.publish(codec.text_msg(self._trial))
 
     async def _execute(self, handle: Any) -> RunTrial.Result:
         """The action: the work is done in a thread, so that this node goes on hearing."""
@@ -96,7 +107,7 @@ class TrialNode(Node):
         goal = handle.request
         trial = goal.trial or time.strftime("trial-%Y%m%d-%H%M%S")
         limit = goal.max_duration or self.settings.max_duration
-        start = 0
+        start, self._trial = 0, trial
         try:
             self._armed()
             if goal.record:
@@ -115,6 +126,7 @@ class TrialNode(Node):
             if start:
                 result.duration, result.steps = (self._newest.stamp - start) / SECOND, int(self._newest.step)
             self._end(goal.record)
+            self._trial = ""
 
     def _end(self, recorded: bool) -> None:
         """Nothing of this may be left out because something before it failed."""
@@ -196,6 +208,10 @@ class TrialNode(Node):
         if not response.success:
             raise Failure(f"{name}: {response.message}")
         return response
+
+    def close(self) -> None:
+        """Say no more."""
+        self._loop.stop()
 
 
 def main() -> int:

@@ -71,6 +71,11 @@ class Watchdog:
         held = silent > self._hold or self._kind in (None, Kind.HOLD)
         return Order.HOLD if held else Order.GO
 
+    @property
+    def fault(self) -> str:
+        """Why it has latched a stop; empty: it has not."""
+        return "" if self._latched is None else self.reason
+
     def _latch(self, reason: str) -> None:
         """The first reason stays."""
         if self._latched is None:
