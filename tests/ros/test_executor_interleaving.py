@@ -170,6 +170,21 @@ def test_no_old_action_comes_out_after_a_stop_a_reset_or_a_new_trial(
         assert world.tested.hold and not world.tested.schedule.slots
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_in_lockstep_an_answer_from_before_a_reset_is_not_taken_for_the_new_one(mode: str) -> None:
+    """Both requests are for the same state: only their index tells them apart."""
+    tested = executor(mode, lockstep=True)
+    tested.start("t", 0, state(BEGIN), BEGIN)
+    tested.on_arm(0, arm(BEGIN))
+    _, before = tested.tick(BEGIN)
+    tested.reset("held")
+    _, after = tested.tick(BEGIN)
+    tested.on_chunk(answer(before), BEGIN)
+    assert tested.tick(BEGIN) == (None, None) and tested.counts.ignored == 1
+    tested.on_chunk(answer(after), BEGIN)
+    assert running(tested, BEGIN).chunk == after.index == before.index + 1
+
+
 def test_counted_steps_add_up() -> None:
     """Every step of every chunk is begun, late, or still to come; ticks at any pace."""
     tested, rng = executor("receding"), np.random.default_rng(1)

@@ -132,19 +132,27 @@ def test_the_running_chunk_goes_on_until_the_first_step_of_the_next_that_is_not_
     assert all(c.observation + c.step * STEP <= c.stamp for c in commands if c.kind is Kind.POSE)
 
 
-def test_a_chunk_off_the_grid_is_put_on_its_nearest_step() -> None:
+@pytest.mark.parametrize(
+    ("after", "steps"), [(20, [(0, 4), (0, 4), (1, 1), (1, 1), (1, 2)]), (30, [(0, 4), (0, 4), (1, 0), (1, 0), (1, 1)])]
+)
+def test_a_chunk_off_the_grid_is_put_on_its_nearest_step(after: int, steps: list[tuple[int, int]]) -> None:
+    """Late is what was due before the chunk came, whenever the next tick is."""
+    tested, request = started(reanchor_distance=0.5), None
+    for n in range(TA * 5 + 1):
+        _, request = tested.tick(BEGIN + n * 10 * MS)
+    assert request is not None and request.stamp == BEGIN + TA * STEP
+    sent = [tested.tick(request.stamp + 35 * MS)[0]]
+    tested.on_chunk(answer(request, stamp=request.stamp + after * MS), request.stamp + 49 * MS)
+    sent += [tested.tick(request.stamp + ms * MS)[0] for ms in (49, 52, 99, 100)]
+    assert [(c.chunk, c.step) for c in sent] == steps
+
+
+def test_a_step_due_between_a_chunk_and_the_next_tick_is_not_late() -> None:
     tested = executor("async")
     tested.start("t", 3, state(BEGIN), BEGIN)
     tested.on_arm(0, arm(BEGIN))
-    tested.on_chunk(answer(tested.tick(BEGIN)[1]), BEGIN)
-    request = None
-    for n in range(TA * 5 + 1):
-        command, request = tested.tick(BEGIN + n * 10 * MS)
-        follow_exactly(tested, [command], command.stamp)
-    assert request is not None and request.stamp == BEGIN + TA * STEP
-    tested.on_chunk(answer(request, stamp=request.stamp + 20 * MS), request.stamp + 20 * MS)
-    after = [tested.tick(request.stamp + ms * MS)[0] for ms in (30, 49, 50, 99, 100)]
-    assert [(c.chunk, c.step) for c in after] == [(0, 4), (0, 4), (1, 1), (1, 1), (1, 2)]
+    tested.on_chunk(answer(tested.tick(BEGIN)[1]), BEGIN + 49 * MS)
+    assert (tested.tick(BEGIN + 55 * MS)[0].step, tested.counts.late) == (1, 1)
 
 
 def test_ensemble_weighs_all_chunks_that_cover_a_step() -> None:
@@ -217,6 +225,11 @@ def test_a_blocked_arm_is_never_left_behind() -> None:
     distances = [np.linalg.norm(c.targets[0].position - [0.4, 0, 0.3]) for c in sent]
     assert max(distances) <= 0.03 and max(distances) > 0.02
     assert tested.counts.reanchored >= 2
+    again = [c.targets[0] for c in sent[1:] if not c.targets[0].velocity.any()]
+    assert len(again) == tested.counts.reanchored
+    for target in again:  # at rest where the arm is, and on its way again
+        np.testing.assert_allclose(target.position, [0.4, 0, 0.3], atol=1e-12)
+        np.testing.assert_allclose(target.acceleration[:3], [KP * 0.05 * FAST[0], 0, 0], atol=1e-9)
 
 
 def test_out_of_steps_the_reference_settles_then_the_robot_is_held_then_it_starts_where_it_is() -> None:
@@ -230,13 +243,13 @@ def test_out_of_steps_the_reference_settles_then_the_robot_is_held_then_it_start
     speeds = [np.linalg.norm(c.targets[0].velocity) for c in commands[over : over + 50]]
     assert speeds == sorted(speeds, reverse=True) and speeds[-1] < 0.05 * speeds[0]
     assert tested.counts.starved == 1 + len(commands) - over  # the first tick of all had no step yet
-    now = BEGIN + 1200 * MS
-    tested.on_arm(0, arm(now, (0.7, 0.7, 0.7)))
-    chunk = answer(tested.in_flight, lambda _: FAST, stamp=now)
-    tested.on_chunk(chunk, now)
+    now, (x, y, z) = BEGIN + 1200 * MS, commands[over + 49].targets[0].position
+    place = (x, y + 0.01, z)
+    tested.on_arm(0, arm(now, place))
+    tested.on_chunk(answer(tested.in_flight, lambda _: FAST, stamp=now), now)
     command, _ = tested.tick(now)
-    assert command.kind is Kind.POSE and command.targets[0].position.tolist() == [0.7, 0.7, 0.7]
-    assert not command.targets[0].velocity.any()
+    assert command.kind is Kind.POSE and tuple(command.targets[0].position) == place
+    assert not command.targets[0].velocity.any() and tested.counts.reanchored == 0
 
 
 def test_after_a_pause_of_the_executor_the_reference_goes_on_instead_of_catching_up() -> None:
@@ -280,3 +293,5 @@ def test_smoothing_delays_a_ramp_by_its_time_constant() -> None:
     target = run(tested, 40, STEP, 0, lambda t: np.r_[0.1 * (t - BEGIN) / 1e9, np.zeros(6)])[-1].targets[0]
     goal = osc_goal(target.position, target.velocity[:3], target.acceleration[:3])
     assert (goal[0] - target.position[0]) / 0.05 == pytest.approx(0.1 * 39 * 0.05 - 0.01, abs=1e-4)
+    first = run(tested, 1, STEP, 0, lambda t: np.ones(7))[0].targets[0]  # a new trial remembers nothing
+    assert first.acceleration[0] == pytest.approx(KP * 0.05 / 3)

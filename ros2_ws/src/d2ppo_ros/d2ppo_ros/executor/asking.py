@@ -64,7 +64,7 @@ class Asking:
 
     def asked(self, chunk: Chunk, now: int) -> ChunkRequest | None:
         """The request that `chunk` answers; None: not asked for, or its observation is too old or of the future."""
-        if (chunk.trial, chunk.index) != (self.trial, self.index) or not self.last < chunk.stamp <= now:
+        if (chunk.trial, chunk.index) != (self.trial, self.index) or chunk.stamp > now:
             return None
         return next((request for request in reversed(self.sent) if request.stamp <= chunk.stamp), None)
 
