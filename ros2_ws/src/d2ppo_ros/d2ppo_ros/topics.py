@@ -38,6 +38,7 @@ ARM_SAFETY = "safety/arm"  # Trigger
 DISARM = "safety/disarm"
 REARM = "safety/rearm"
 ESTOP_CALL = "safety/stop"
+POLICY_PARAMETERS = "policy/get_parameters"
 RUN_TRIAL = "run_trial"  # action
 
 

@@ -91,6 +91,7 @@ class PolicyNode(AutoNode):
         self._robot: RobotContract | None = None
         self._cameras: dict[str, Camera] = {}
         self._request: tuple[ChunkRequest, float] | None = None  # the one that waits, and since when
+        self._working: tuple[str, int, int] | None = None  # the one that the network is busy with
         self._jobs: SimpleQueue[Any] = SimpleQueue()
         self._trace = Trace("policy")
         self._make_topics()
@@ -160,8 +161,9 @@ class PolicyNode(AutoNode):
 
     def _on_request(self, request: ChunkRequest) -> None:
         """Keep the newest request; one that still waits is answered no more."""
-        if not self.active:
+        if not self.active or _name(request) == self._working:
             return
+        self._trace.mark("request", request.stamp)
         self._late += self._request is not None
         self._request = request, time.monotonic()
         self._try()
@@ -176,15 +178,18 @@ class PolicyNode(AutoNode):
         """Hand the waiting request to the network as soon as its observation is whole."""
         if self._request and self._grid.ready(self._request[0].stamp, self._request[0].start):
             (request, _), self._request = self._request, None
+            self._working = _name(request)
             self._jobs.put((request, self._grid.assemble(request.stamp, request.start)))
 
     def _work(self) -> None:
-        """The network's thread."""
+        """The network's thread. The number of threads that OpenMP uses is set for each thread that calls it."""
+        torch.set_num_threads(self.settings.threads)
         while (job := self._jobs.get()) is not None:
             try:
                 self._answer(*job)
             except UserError as error:
                 self.get_logger().error(str(error))
+            self._working = None
 
     def _answer(self, request: ChunkRequest, raw: RawObservation) -> None:
         """One chunk."""
@@ -213,6 +218,10 @@ class PolicyNode(AutoNode):
         quantiles = (float(times[-1]), float(np.median(times)), float(np.quantile(times, 0.99)))
         task = self.spec.task if self.configured else ""
         self._say_status(PolicyReport(now, state, task, self._digest, self._chunks, quantiles, self._late, self.error))
+
+
+def _name(request: ChunkRequest) -> tuple[str, int, int]:
+    return request.trial, request.index, request.stamp
 
 
 def main() -> int:

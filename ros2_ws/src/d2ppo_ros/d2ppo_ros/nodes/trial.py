@@ -16,15 +16,17 @@ from typing import Any
 
 from d2ppo_interfaces.action import RunTrial
 from d2ppo_interfaces.srv import StartRecording, StartTrial
+from rcl_interfaces.srv import GetParameters
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
 from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from .. import codec, topics
 from ..parameters import declare, parameter
-from ..records import SECOND, Episode, RobotState, SafetyReport, State
+from ..records import SECOND, Episode, Metadata, RobotState, SafetyReport, State
 from ..runtime import DeadlineLoop, Listener, run
 
 ALIVE = 20.0  # Hz: how often the executor is told that somebody runs the trial
@@ -38,6 +40,9 @@ class TrialSettings:
     max_duration: float = parameter(30.0, "of a trial whose goal does not say", unit="s", low=0.1, high=3600.0)
     arm: bool = parameter(False, "arm the safety node before a trial where it is ready; never after a stop")
     patience: float = parameter(20.0, "how long another node may take to answer", unit="s", low=0.1, high=600.0)
+
+
+POLICY_PARAMETERS = ("checkpoint", "weights", "steps", "seed", "threads", "device", "max_age", "lockstep")
 
 
 class Failure(Exception):
@@ -68,7 +73,7 @@ class TrialNode(Node):
         )
         kinds = {
             topics.RESET: StartTrial, topics.START: StartTrial, topics.STOP: Trigger, topics.RECORD: StartRecording,
-            topics.RECORD_END: Trigger, topics.ARM_SAFETY: Trigger,
+            topics.RECORD_END: Trigger, topics.ARM_SAFETY: Trigger, topics.POLICY_PARAMETERS: GetParameters,
         }  # fmt: skip
         self._calls = {name: self.create_client(kind, name) for name, kind in kinds.items()}
         self._server = ActionServer(
@@ -112,8 +117,7 @@ class TrialNode(Node):
             self._armed()
             if goal.record:
                 self._feedback(handle, "recording", 0.0)
-                metadata = {"seed": goal.seed, "policy": json.loads(self._policy or "null")}
-                request = StartRecording.Request(trial=trial, metadata=json.dumps(metadata))
+                request = StartRecording.Request(trial=trial, metadata=json.dumps(self._about(goal.seed)))
                 result.record = self._asked(topics.RECORD, request).path
             if self.settings.simulated:
                 self._feedback(handle, "resetting", 0.0)
@@ -127,6 +131,13 @@ class TrialNode(Node):
                 result.duration, result.steps = (self._newest.stamp - start) / SECOND, int(self._newest.step)
             self._end(goal.record)
             self._trial = ""
+
+    def _about(self, seed: int) -> Metadata:
+        """What a record must say so that it can be replayed: the policy's contract and how its node runs it."""
+        answer = self._answer(topics.POLICY_PARAMETERS, GetParameters.Request(names=list(POLICY_PARAMETERS)))
+        values = [parameter_value_to_python(value) for value in answer.values]
+        node = dict(zip(POLICY_PARAMETERS, values, strict=True))
+        return {"seed": seed, "policy": json.loads(self._policy or "null"), "policy_node": node}
 
     def _end(self, recorded: bool) -> None:
         """Nothing of this may be left out because something before it failed."""
@@ -195,7 +206,14 @@ class TrialNode(Node):
         handle.publish_feedback(RunTrial.Feedback(phase=phase, elapsed=float(elapsed), step=int(step)))
 
     def _asked(self, name: str, request: Any) -> Any:
-        """Call a service from the trial's thread; a refusal is a `Failure` with the other node's words."""
+        """Call a service; a refusal is a `Failure` with the other node's words."""
+        response = self._answer(name, request)
+        if not response.success:
+            raise Failure(f"{name}: {response.message}")
+        return response
+
+    def _answer(self, name: str, request: Any) -> Any:
+        """What a service answers to the trial's thread."""
         client, deadline = self._calls[name], time.monotonic() + self.settings.patience
         if not client.wait_for_service(timeout_sec=self.settings.patience):
             raise Failure(f"nobody offers the service {name}; is its node running?")
@@ -204,10 +222,7 @@ class TrialNode(Node):
         future.add_done_callback(lambda _: answered.set())
         if not answered.wait(max(0.0, deadline - time.monotonic())):
             raise Failure(f"the service {name} does not answer")
-        response = future.result()
-        if not response.success:
-            raise Failure(f"{name}: {response.message}")
-        return response
+        return future.result()
 
     def close(self) -> None:
         """Say no more."""
