@@ -128,18 +128,21 @@ def test_robot_passes_small_deltas_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("action", "found"),
     [([0.26, 0, 0, 0, 0, 0, -1], {"delta"}), ([0, 0, 0, 0, 0.11, 0, -1], {"delta"}),
-     ([2, 0, 0, 0, 0, 0, -1], {"range"}), ([1.0005, 0, 0, 0, 0, 0, -1], {"delta"}), ([0.2, 0, 0, 0, 0, 0, -1.0005], set())],
+     ([2, 0, 0, 0, 0, 0, -1], {"range"}), ([1.0005, 0, 0, 0, 0, 0, -1], {"delta"}),
+     ([0.2, 0, 0, 0, 0, 0, -1.0005], set())],
 )  # fmt: skip
 def test_robot_says_what_it_shortened(action: list[float], found: set[str]) -> None:
     assert Rig()(delta(SECOND, np.array(action)))[1] == found
 
 
-def test_deltas_too_often_are_refused() -> None:
-    rig = Rig()
-    rig(delta(SECOND))
-    assert rig(delta(SECOND + 24 * MS))[1] == {"rate"}
-    assert rig.refused
-    assert rig(delta(SECOND + 25 * MS))[1] == set()  # what was refused does not count
+def test_deltas_more_often_than_every_step_are_shortened() -> None:
+    """Else whoever sends them at 1 kHz would be twenty times as fast."""
+    rig, full = Rig(), np.array([0.25, 0, 0, 0, 0, 0, -1])
+    assert rig(delta(SECOND, full))[1] == set()
+    result, found = rig(delta(SECOND + 20 * MS, full))
+    assert found == {"command_speed"}
+    np.testing.assert_allclose(result.action[:3], [0.1, 0, 0], atol=1e-9)
+    assert rig(delta(SECOND + 70 * MS, full))[1] == set()
 
 
 def test_a_delta_into_a_face_slides_along_it() -> None:

@@ -126,7 +126,7 @@ class MotionFilter:
 
     def _delta(self, command: Command, arms: Sequence[ArmWatch]) -> tuple[Command, list[Pose | None], list[Finding]]:
         wanted = np.asarray(command.action, dtype=np.float64)
-        action, findings = apply_limits(wanted, self.spec), self._too_often(command)
+        action, findings = apply_limits(wanted, self.spec), []
         most = float(np.abs(wanted).max())
         if most > 1 + _RANGE:
             findings.append(Finding("range", Reaction.CLIP, f"the action holds {most:.4g}", most, 1.0))
@@ -142,14 +142,6 @@ class MotionFilter:
         same = np.array_equal(action, wanted)
         return command if same else replace(command, action=action), poses, findings
 
-    def _too_often(self, command: Command) -> list[Finding]:
-        least = self.settings.delta_spacing * self.step
-        since = least if self.stamp is None else command.stamp - self.stamp
-        if since >= least:
-            return []
-        text = f"deltas come {since / SECOND:.3f} s apart: the arm would go too fast"
-        return [Finding("rate", Reaction.HOLD, text, since / SECOND, least / SECOND)]
-
     def _delta_of(
         self, i: int, action: np.ndarray, arm: ArmWatch, stamp: int
     ) -> tuple[np.ndarray, Pose | None, list[Finding]]:
@@ -164,7 +156,7 @@ class MotionFilter:
             return action, None, findings
         target = pose_target(action, base.position, base.rotation, spec)
         goal = Pose(target.position, target.orientation)
-        pose, found = self._guide(base, goal, arm, self.step) if self._guided else (goal, [])
+        pose, found = self._guide(base, goal, arm, self._since(stamp)) if self._guided else (goal, [])
         if pose is not goal:
             turn = Rotation.from_matrix(pose.rotation @ base.rotation.T).as_rotvec()
             delta = [(pose.position - base.position) / spec.position_scale, turn / spec.rotation_scale, action[6:]]
@@ -189,7 +181,7 @@ class MotionFilter:
         base, findings, new = self._base(i, arm), [] if self.moving else self._jump(goal, arm), target
         if findings:
             return target, None, findings
-        dt = self.step if self.stamp is None else min(stamp - self.stamp, self.step)  # a gap is no leave to leap
+        dt = self._since(stamp)
         if self._guided and base is not None:
             goal_now, found = self._guide(base, goal, arm, dt)
             findings += found
@@ -204,6 +196,10 @@ class MotionFilter:
             found.append(Finding("gripper", Reaction.CLIP, f"the gripper of {arm.name} toggles too often"))
             new = replace(new, gripper=gripper)
         return new, goal, findings + found
+
+    def _since(self, stamp: int) -> int:
+        """ns that a motion has: since the last one, and never more than a policy's step. A gap is no leave to leap."""
+        return self.step if self.stamp is None else min(stamp - self.stamp, self.step)
 
     def _measured(self, arm: ArmWatch) -> Pose | None:
         return None if arm.state is None else Pose(arm.state.position, arm.state.rotation)

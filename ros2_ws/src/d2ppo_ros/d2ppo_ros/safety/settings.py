@@ -70,8 +70,6 @@ class SafetySettings:
                                   high=10)
     clamp_warn: float = parameter(0.5, "share of motions shortened within 1 s: a policy too fast for its limits",
                                   low=0.0, high=1.0)
-    delta_spacing: float = parameter(0.5, "least time between deltas, of a policy's step: more often is faster",
-                                     low=0.0, high=1.0)
     linear_speed: float = parameter(0.25, "commanded: reduced speed of ISO 10218", unit="m/s", low=0.0, high=0.5)
     angular_speed: float = parameter(1.0, "commanded", unit="rad/s", low=0.0, high=2.5)
     linear_stop: float = parameter(0.3, "measured speed; above linear_speed it is held", unit="m/s", low=0.0, high=0.6)
@@ -181,7 +179,7 @@ SimSettings = _variant(
     "SimSettings", "Profile `sim` in real time: the ranges of training; what remains are ages, clock and images.",
     SafetySettings, profile="sim", robot_model="", needs_arm=False, base_yaw=[0.0, 0.0],
     state_hold=0.06, state_stop=0.3, image_hold=0.3, image_stop=1.0, frozen_motion=0.01,
-    tick_warn=0.1, tick_stop=0.5, delta_spacing=0.0, clamp_warn=0.0,
+    tick_warn=0.1, tick_stop=0.5, clamp_warn=0.0,
     linear_speed=0.0, angular_speed=0.0, linear_stop=0.0, angular_stop=0.0, linear_acceleration=0.0,
     angular_acceleration=0.0, jump=0.05, jump_angle=0.5, tracking=0.0, tracking_angle=0.0, gripper_spacing=0.0,
     box_low=[], box_high=[], clearance=0.0, tilt=0.0, margin_slow=0.0, margin_hold=0.0, margin_stop=0.0,

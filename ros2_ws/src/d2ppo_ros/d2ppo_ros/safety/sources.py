@@ -31,7 +31,8 @@ class Sources:
         """Of every source that is needed or has spoken once. `resting`: nothing is armed, so a command may be late."""
         s = self.settings
         arms: Sequence[Freshness] = [arm for arm in self.arms if s.needs_arm or arm.stamp is not None]
-        findings = [finding for source in (self.state, *arms, *self.cameras.values()) for finding in source.findings(now)]
+        spoken = (self.state, *arms, *self.cameras.values())
+        findings = [finding for source in spoken for finding in source.findings(now)]
         if not s.command_hold:  # lockstep: a command comes only when a state asks for it
             return findings
         if resting and self.command.stamp is not None:
