@@ -222,6 +222,14 @@ def test_time_to_react(name: str) -> None:
     assert state_of(bench) == ("STOPPED" if stop != NEVER else "HOLD", check)
 
 
+def test_a_fault_between_two_ticks_is_not_missed() -> None:
+    bench = Bench(ROBOT).armed()
+    bench.monitor.on_arm(arm_state(bench.now + MS, ok=False, fault="reflex"), bench.now + MS)
+    bench.monitor.on_arm(arm_state(bench.now + 2 * MS), bench.now + 2 * MS)  # well again
+    assert bench.until(Kind.STOP) == pytest.approx(0.01)
+    assert state_of(bench) == ("STOPPED", "robot")
+
+
 class TestCommands:
     def test_one_bad_command_is_held_and_three_are_a_fault(self) -> None:
         bench = Bench(ROBOT).armed()

@@ -69,6 +69,9 @@ class SafetyMonitor:
             self.counts[f"joints of arm {arm}: malformed"] += 1
         elif self._accept(self._sources.arms[arm], state.stamp, now):
             watch.update(state)
+            finding = worst(watch.findings())
+            if self._state in _LIVE and finding is not None and finding.reaction is Reaction.STOP:
+                self._latch(finding, self._now)  # now: it may be over when the next tick comes
 
     def on_image(self, facts: ImageFacts, now: int) -> None:
         """One camera frame; cameras that the settings do not name are not looked at."""
@@ -232,6 +235,10 @@ class SafetyMonitor:
             self._latch(finding, now)
         else:
             self._hold(finding, now)
+        held, longest = (now - self._since) / SECOND, self.settings.hold_stop
+        if self._state is State.HOLD and 0 < longest < held:
+            text = f"held for {held:.2f} s: {self._cause.text}"
+            self._latch(replace(self._cause, reaction=Reaction.STOP, text=text), now)
 
     def _tick_resting(self, finding: Finding | None, now: int) -> None:
         """DISARMED <-> READY."""
