@@ -59,6 +59,7 @@ class RecorderNode(Node):
             there = {name for name in self._wanted if self.count_publishers(name)}
             until(lambda: self._intake.matched(there), self.settings.patience)
             time.sleep(self.settings.settle)
+            self._intake.settled.set()
             response.success = True
             response.message = f"nobody publishes {', '.join(sorted(absent))}" if absent else "all topics are recorded"
         except (UserError, ImportError) as error:
@@ -124,7 +125,7 @@ class Intake:
         )  # fmt: skip
         self._executor = SingleThreadedExecutor(context=outer.context)
         self._executor.add_node(self._node)
-        self._ended = threading.Event()
+        self._ended, self.settled = threading.Event(), threading.Event()
         self._subscriptions: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._spin, daemon=True, name="intake")
         self._thread.start()
@@ -149,12 +150,22 @@ class Intake:
 
         def work() -> None:
             for name, kind in kinds.items():
-                take, events = _taker(recorder, name), _events(recorder, name)
+                take, events = _taker(recorder, name), self._events(recorder, name)
                 self._subscriptions[name] = self._node.create_subscription(
                     kind, name, take, profiles[name], raw=True, event_callbacks=events
                 )
 
+        self.settled.clear()
         self._do(work)
+
+    def _events(self, recorder: Recorder, name: str) -> SubscriptionEventCallbacks:
+        """What a latched topic no longer held when we joined is reported as lost, too; that does not count."""
+
+        def lost(info: Any) -> None:
+            if self.settled.is_set():
+                recorder.lose(name, info.total_count_change)
+
+        return SubscriptionEventCallbacks(message_lost=lost)
 
     def unsubscribe(self) -> None:
         def work() -> None:
@@ -177,13 +188,6 @@ class Intake:
 
 def _taker(recorder: Recorder, name: str) -> Any:
     return lambda message: recorder.take(name, time.time_ns(), bytes(message))
-
-
-def _events(recorder: Recorder, name: str) -> SubscriptionEventCallbacks:
-    def lost(info: Any) -> None:
-        recorder.lose(name, info.total_count_change)
-
-    return SubscriptionEventCallbacks(message_lost=lost)
 
 
 def _message_class(kind: str) -> type:
