@@ -193,17 +193,17 @@ FAULTS = {
     "camera silent": (ROBOT, quiet("wrist"), (9, 11), (49, 51), "image_age"),
     "state silent in sim": (SIM, quiet("state"), 7, 31, "state_age"),
     "camera silent in sim": (SIM, quiet("front"), (29, 31), (99, 101), "image_age"),
-    "frozen camera": (ROBOT, frames(digest=7), (13, 15), NEVER, "frozen"),
-    "black camera": (ROBOT, frames(black=1.0), (1, 3), NEVER, "black"),
-    "blinded camera": (ROBOT, frames(saturated=1.0), (1, 3), NEVER, "saturated"),
-    "other frame size": (ROBOT, frames(shape=(48, 48, 3)), (1, 3), NEVER, "image_size"),
+    "frozen camera": (ROBOT, frames(digest=7), (13, 15), (113, 117), "frozen"),
+    "black camera": (ROBOT, frames(black=1.0), (1, 3), (101, 105), "black"),
+    "blinded camera": (ROBOT, frames(saturated=1.0), (1, 3), (101, 105), "saturated"),
+    "other frame size": (ROBOT, frames(shape=(48, 48, 3)), (1, 3), (101, 105), "image_size"),
     "reflex": (ROBOT, measured(ok=False, fault="reflex"), NEVER, 1, "robot"),
     "reflex in sim": (SIM, measured(ok=False, fault="reflex"), NEVER, 1, "robot"),
-    "push of 20 N": (ROBOT, measured(wrench=np.array([0, 0, 20.0, 0, 0, 0])), 3, NEVER, "force"),
+    "push of 20 N": (ROBOT, measured(wrench=np.array([0, 0, 20.0, 0, 0, 0])), 3, (103, 105), "force"),
     "push of 100 N": (ROBOT, measured(wrench=np.array([0, 0, 100.0, 0, 0, 0])), NEVER, 1, "force"),
     "twist of 30 Nm": (ROBOT, measured(wrench=np.array([0, 0, 0, 0, 0, 30.0])), NEVER, 1, "torque"),
     "outside": (ROBOT, measured(position=np.array([0.4, 0.0, -0.011])), NEVER, 1, "outside"),
-    "joint fast": (ROBOT, measured(dq=np.array([0, 0, 0, 0, 0, 0, 1.1])), 1, NEVER, "speed"),
+    "joint fast": (ROBOT, measured(dq=np.array([0, 0, 0, 0, 0, 0, 1.1])), 1, (101, 103), "speed"),
     "joint far too fast": (ROBOT, measured(dq=np.array([0, 0, 0, 0, 0, 0, 2.2])), NEVER, 1, "speed"),
 }
 
@@ -219,7 +219,7 @@ def test_time_to_react(name: str) -> None:
     for ticks, expected in zip(times, (hold, stop), strict=True):
         low, high = expected if isinstance(expected, tuple) else (expected, expected)
         assert low - 1e-6 <= ticks <= high + 1e-6, times
-    assert state_of(bench) == ("STOPPED" if stop != NEVER else "HOLD", check)
+    assert state_of(bench) == ("STOPPED", check)
 
 
 def test_a_fault_between_two_ticks_is_not_missed() -> None:
@@ -245,6 +245,16 @@ class TestCommands:
         bench.step(lambda: delta(bench.now, NOT_A_NUMBER))
         assert state_of(bench) == ("STOPPED", "malformed")
         assert bench.monitor.counts["malformed"] == 5
+
+    def test_actions_out_of_range_are_clipped_and_three_are_a_fault(self) -> None:
+        bench, wild = Bench(SIM).armed(), np.array([0.0, 30.0, 0, 0, 0, 0, 1])
+        for _ in range(2):
+            bench.step(lambda: delta(bench.now, wild))
+            assert bench.sent[-1][1].action[1] == 1.0
+        bench.step(lambda: delta(bench.now))
+        for _ in range(3):
+            bench.step(lambda: delta(bench.now, wild))
+        assert state_of(bench) == ("STOPPED", "range")
 
     def test_what_is_sent_instead_holds_no_motion(self) -> None:
         bench = Bench(ROBOT).armed()

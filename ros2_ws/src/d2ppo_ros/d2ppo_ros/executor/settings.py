@@ -28,7 +28,10 @@ class ExecutorSettings:
         0.3, "silence of who runs the trial until it is stopped; 0: nobody watches it. Not in lockstep", unit="s",
         low=0, high=5,
     )  # fmt: skip
-    request_timeout: float = parameter(1.0, "an unanswered request is repeated after this", unit="s", low=0.05, high=60)
+    request_timeout: float = parameter(
+        0.4, "an unanswered request is repeated after this: twice before safety calls the arm starved", unit="s",
+        low=0.05, high=60,
+    )  # fmt: skip
     ensemble_decay: float = parameter(
         0.01, "m of the weights exp(-m i), i = 0 the oldest chunk; higher: chunks replace one another slower", low=0
     )

@@ -264,17 +264,22 @@ class SafetyMonitor:
     def _move(self, command: Command, now: int) -> Command:
         """A motion, while nothing else is wrong."""
         result, findings = self._filter.check(command, self.arms)
-        finding, refused = worst(findings), _serious(findings) is not None
-        self._bad = self._bad + 1 if refused and finding.check == "malformed" else 0
-        if self._bad >= self.settings.bad_commands:
-            text = f"{self._bad} malformed commands in a row: {finding.text}"
-            finding = Finding("malformed", Reaction.STOP, text, self._bad, self.settings.bad_commands)
-        if refused:
+        finding = self._count_bad(findings) or worst(findings)
+        if finding is not None and finding.reaction >= Reaction.HOLD:
             self._held_by_command = True
             return self._refuse(command, finding, now)
         self._clamped.add(finding is not None, now)
         self.counts.update({found.check for found in findings})
         return self._pass(command, result, finding)
+
+    def _count_bad(self, findings: list[Finding]) -> Finding | None:
+        """A stop, when its sender makes nothing but nonsense."""
+        bad = next((finding for finding in findings if finding.check in ("malformed", "range")), None)
+        self._bad = self._bad + 1 if bad else 0
+        if bad is None or self._bad < self.settings.bad_commands:
+            return None
+        text = f"{self._bad} bad commands in a row: {bad.text}"
+        return Finding(bad.check, Reaction.STOP, text, self._bad, self.settings.bad_commands)
 
     def _pass(self, command: Command, result: Command | None = None, clipped: Finding | None = None) -> Command:
         """Let a command through, perhaps changed. After a hold, KEEP means nothing until a motion came."""

@@ -49,6 +49,9 @@ class SafetySettings:
     operator_stop: float = parameter(0.0, "silence of the operator's heartbeat (10 Hz or more); 0: none is used",
                                      unit="s", low=0.0, high=1.0)
 
+    hold_stop: float = parameter(1.0, "a hold that lasts this long is latched: nobody expects the arm to go on then",
+                                 unit="s", low=0.0, high=10.0)
+
     # Clock.
     stamp_future: float = parameter(0.005, "a stamp further ahead is a wrong clock: the message is dropped", unit="s",
                                     low=0.0, high=0.1)
@@ -66,8 +69,8 @@ class SafetySettings:
                                      high=1.0)
 
     # Commands.
-    bad_commands: int = parameter(3, "malformed commands in a row until the stop is latched; each is refused", low=1,
-                                  high=10)
+    bad_commands: int = parameter(3, "motions in a row that are malformed (each is refused) or out of range (each is "
+                                  "clipped) until the stop is latched", low=1, high=10)
     clamp_warn: float = parameter(0.5, "share of motions shortened within 1 s: a policy too fast for its limits",
                                   low=0.0, high=1.0)
     linear_speed: float = parameter(0.25, "commanded: reduced speed of ISO 10218", unit="m/s", low=0.0, high=0.5)
@@ -191,7 +194,7 @@ LockstepSettings = _variant(
     "LockstepSettings", "Profile `sim` in lockstep: time stands still between command and state: no ages.",
     SimSettings, command_hold=0.0, command_stop=0.0, command_disarm=0.0, starved_stop=0.0, observation_stop=0.0,
     state_hold=0.0, state_stop=0.0, image_hold=0.0, image_stop=0.0, image_skew=0.0, stamp_future=0.0, clock_jump=0.0,
-    tick_warn=0.0, tick_stop=0.0, frozen_frames=0, jump=0.0, jump_angle=0.0, image_extreme=0.0,
+    hold_stop=0.0, tick_warn=0.0, tick_stop=0.0, frozen_frames=0, jump=0.0, jump_angle=0.0, image_extreme=0.0,
 )  # fmt: skip
 
 
