@@ -91,7 +91,7 @@ class PolicyNode(AutoNode):
         self._robot: RobotContract | None = None
         self._cameras: dict[str, Camera] = {}
         self._request: tuple[ChunkRequest, float] | None = None  # the one that waits, and since when
-        self._working: tuple[str, int, int] | None = None  # the one that the network is busy with
+        self._working: tuple[str, int] | None = None  # the one that the network is busy with
         self._jobs: SimpleQueue[Any] = SimpleQueue()
         self._trace = Trace("policy")
         self._make_topics()
@@ -220,8 +220,9 @@ class PolicyNode(AutoNode):
         self._say_status(PolicyReport(now, state, task, self._digest, self._chunks, quantiles, self._late, self.error))
 
 
-def _name(request: ChunkRequest) -> tuple[str, int, int]:
-    return request.trial, request.index, request.stamp
+def _name(request: ChunkRequest) -> tuple[str, int]:
+    """A repeat asks for the same chunk of a newer observation; the executor takes the older one as well."""
+    return request.trial, request.index
 
 
 def main() -> int:
