@@ -1,13 +1,14 @@
 """Which node processes make up a running system, and with which parameters: stated once, for `d2ppo up` and for the
-launch files alike.
+launch files alike. `python -m d2ppo_ros.graph SCENARIO key=value ...` prints it as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 from d2ppo_core.checkpoint import read_policy
 from d2ppo_core.contract import PolicySpec
 from d2ppo_core.errors import UserError
+from d2ppo_core.machine import MIXTURE_FIX, installed, ros_mixture
 
-from .parameters import parameter
+from .scenarios import CommonOptions, RecordOptions, RobotOptions, SimulationOptions, SystemOptions, parse
 
 BRINGUP = "d2ppo_bringup"  # the ament package of launch files and parameter files
 PROFILE = "shared_memory.xml"  # of Fast DDS, for images
 NODES = "d2ppo_ros.nodes"
+SPARE = ("recorder",)  # what a system goes on without: its end is said, and must not stop the arm
 
 
 @dataclass(frozen=True)
@@ -31,31 +34,28 @@ class Process:
     module: str  # run with python -m
     parameters: dict[str, Any] = field(default_factory=dict)  # over those of the parameter file
 
-    def arguments(self, files: list[Path]) -> list[str]:
-        """What follows `python`."""
+    def ros_arguments(self, files: list[Path]) -> list[str]:
+        """What follows `--ros-args`: what comes later wins."""
         given = [part for path in files for part in ("--params-file", str(path))]
         own = [part for name, value in self.parameters.items() for part in ("-p", f"{name}:={yaml_of(value)}")]
-        return ["-m", self.module, "--ros-args", "-r", f"__node:={self.name}", *given, *own]
+        return ["-r", f"__node:={self.name}", *given, *own]
+
+    def arguments(self, files: list[Path]) -> list[str]:
+        """What follows `python`."""
+        return ["-m", self.module, "--ros-args", *self.ros_arguments(files)]
 
 
 @dataclass(frozen=True)
-class SimulationOptions:
-    """What can be chosen when everything runs against the simulator. The names are the launch arguments."""
+class System:
+    """Processes that belong together."""
 
-    checkpoint: str = parameter("", "the policy's file (policy.safetensors)")
-    task: str = parameter("", "which task is simulated; empty: the checkpoint's")
-    executor: str = parameter("receding", "how chunks are executed", choices=("receding", "async", "ensemble", "rtc"))
-    lockstep: bool = parameter(False, "simulated time that waits for every node, instead of real time")
-    rate: float = parameter(100.0, "of the executor's commands in real time", unit="Hz", low=20.0, high=1000.0)
-    profile: str = parameter("sim", "limits that the safety node applies", choices=("sim", "robot"))
-    any_limits: bool = parameter(False, "let a policy run under other limits than those it was trained under")
-    delay: float = parameter(0.0, "added to the policy's inference time", unit="s", low=0.0, high=2.0)
-    record: str = parameter("", "folder for records of the trials; empty: none are made")
-    seed: int = parameter(0, "names the policy's noise", low=0, high=2**31 - 1)
-    steps: int = parameter(0, "DDIM steps instead of the contract's sampler; 0: the contract's", low=0, high=100)
-    threads: int = parameter(1, "threads of the policy's network", low=1, high=64)
-    max_duration: float = parameter(0.0, "of a trial; 0: the task's number of control steps", unit="s", low=0.0)
-    params: str = parameter("", "a parameter file of your own, over ours")
+    processes: list[Process]  # in the order in which they are started; they are stopped the other way round
+    files: list[Path]  # of parameters; the later one wins
+    environment: dict[str, str]  # of each process
+
+    def spare(self, name: str) -> bool:
+        """Whether the others go on without this one."""
+        return name in SPARE and name != self.processes[-1].name
 
 
 def yaml_of(value: Any) -> str:
@@ -64,7 +64,7 @@ def yaml_of(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list):
         return f"[{', '.join(map(yaml_of, value))}]"
-    return f"'{value}'" if isinstance(value, str) else str(value)
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
 
 
 def share() -> Path:
@@ -74,7 +74,7 @@ def share() -> Path:
     for folder in (*ament, checkout, Path(sysconfig.get_paths()["data"]) / "share" / BRINGUP):
         if (folder / "params").is_dir():
             return folder
-    raise UserError(f"the parameter files of {BRINGUP} are not installed; build launch/ with colcon, or reinstall d2ppo")
+    raise UserError(f"the parameter files of {BRINGUP} are missing; build launch/ with colcon, or reinstall d2ppo")
 
 
 def parameter_files(scenario: str, own: str) -> list[Path]:
@@ -96,26 +96,72 @@ def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {**ours, **base}
 
 
-def simulation(options: SimulationOptions) -> list[Process]:
-    """Everything against the simulator, in the order in which it is started; it is stopped the other way round."""
+def system(scenario: str, options: CommonOptions) -> System:
+    """A scenario with these options."""
+    mixture = ros_mixture(installed(), os.environ)
+    if mixture:
+        raise UserError(f"{mixture} cannot be used together; {MIXTURE_FIX}")
     if not options.checkpoint:
-        raise UserError("no policy is given; add checkpoint=FILE (a policy.safetensors of `d2ppo pretrain` or `finetune`)")
+        raise UserError("no policy is given; add checkpoint=FILE (the policy.safetensors of a training run)")
+    made = {SimulationOptions: simulation, RobotOptions: robot, RecordOptions: recording}[type(options)](options)
+    ran = [trials(options)] if getattr(options, "trials", 0) else []
+    file = "lockstep" if getattr(options, "lockstep", False) else scenario
+    domain = {"ROS_DOMAIN_ID": str(options.domain)} if options.domain >= 0 else {}
+    return System([*made, *ran], parameter_files(file, options.params), environment() | domain)
+
+
+def simulation(options: SimulationOptions) -> list[Process]:
+    """Everything against the simulator."""
     spec = read_policy(options.checkpoint)[0]
     task, common = options.task or spec.task, {"lockstep": options.lockstep}
-    policy = {"checkpoint": str(Path(options.checkpoint).absolute()), "seed": options.seed, "steps": options.steps,
-              "threads": options.threads, "delay": options.delay, "any_limits": options.any_limits}  # fmt: skip
-    watched = [camera.name for camera in spec.observation.cameras]
-    executor = {"mode": options.executor, "rate": options.rate}
-    trial = {"max_duration": options.max_duration} if options.max_duration else {}
     return [
         Process("sim", f"{NODES}.sim", {"task": task, "limits": options.profile} | common),
         *cameras(spec, task),
-        Process("safety", f"{NODES}.safety", {"profile": options.profile, "cameras": watched} | common),
-        Process("executor", f"{NODES}.executor", executor | common),
-        Process("policy", f"{NODES}.policy", policy | common),
-        *recorder(options.record, watched, spec.action.arms),
-        Process("trial", f"{NODES}.trial", {"arm": True} | trial),
+        *_acting(options, spec, common, {"delay": options.delay}),
+        _trial(options, simulated=True),
     ]
+
+
+def robot(options: RobotOptions) -> list[Process]:
+    """Everything for a robot whose driver, and whose cameras' drivers, run already. A person arms it."""
+    spec = read_policy(options.checkpoint)[0]
+    return [
+        *cameras(spec, options.task or spec.task),
+        *objects(options, spec),
+        *_acting(options, spec, {}, {"device": options.device}),
+        _trial(options, simulated=False),
+    ]
+
+
+def recording(options: RecordOptions) -> list[Process]:
+    """The recorder alone."""
+    return recorder(options.record, read_policy(options.checkpoint)[0], options.raw)
+
+
+def _acting(options: SystemOptions, spec: PolicySpec, common: dict[str, Any], policy: dict[str, Any]) -> list[Process]:
+    """From safety, the last before the robot, to whoever watches; `policy` is the scenario's own of that node."""
+    policy = {"checkpoint": str(Path(options.checkpoint).absolute()), "seed": options.seed, "steps": options.steps,
+              "threads": options.threads, "any_limits": options.any_limits} | policy  # fmt: skip
+    watched = [camera.name for camera in spec.observation.cameras]
+    return [
+        Process("safety", f"{NODES}.safety", {"profile": options.profile, "cameras": watched} | common),
+        Process("executor", f"{NODES}.executor", {"mode": options.executor, "rate": options.rate} | common),
+        Process("policy", f"{NODES}.policy", policy | common),
+        *recorder(options.record, spec),
+    ]
+
+
+def _trial(options: SystemOptions, simulated: bool) -> Process:
+    limit = {"max_duration": options.max_duration} if options.max_duration else {}
+    return Process("trial", f"{NODES}.trial", {"simulated": simulated, "arm": simulated} | limit)
+
+
+def trials(options: SystemOptions) -> Process:
+    """What asks for one trial after the other, and ends."""
+    out = str(Path(options.run_dir).absolute() / "trials.json") if options.run_dir else ""
+    return Process("trials", f"{NODES}.run_trials", {
+        "trials": options.trials, "first_seed": options.first_seed, "record": bool(options.record), "out": out,
+    })  # fmt: skip
 
 
 def cameras(spec: PolicySpec, task: str) -> list[Process]:
@@ -126,12 +172,45 @@ def cameras(spec: PolicySpec, task: str) -> list[Process]:
     ]
 
 
-def recorder(folder: str, cameras: list[str], arms: int) -> list[Process]:
-    """The recorder, where records are wanted."""
-    settings = {"folder": str(Path(folder).absolute()), "cameras": cameras, "arms": arms}
-    return [Process("recorder", f"{NODES}.recorder", settings)] if folder else []
+def objects(options: RobotOptions, spec: PolicySpec) -> list[Process]:
+    """Who looks for AprilTags, where the object's are known."""
+    if not options.object_file:
+        return []
+    files = {"object_file": options.object_file, "cameras_file": options.cameras_file}
+    paths = {name: str(Path(path).absolute()) for name, path in files.items()}
+    wanted = any(key.name == "object" for key in spec.observation.lowdim)  # else the pose alone is published
+    return [Process("object_pose", f"{NODES}.object_pose", {"task": spec.task if wanted else "none"} | paths)]
+
+
+def recorder(folder: str, spec: PolicySpec, raw: bool = False) -> list[Process]:
+    """The recorder of what this policy sees and does, where records are wanted."""
+    if not folder:
+        return []
+    seen = {"arms": spec.action.arms, "cameras": [camera.name for camera in spec.observation.cameras], "raw": raw}
+    return [Process("recorder", f"{NODES}.recorder", {"folder": str(Path(folder).absolute())} | seen)]
 
 
 def command(process: Process, files: list[Path], python: str = "") -> list[str]:
     """The whole command line of a process, in this or another interpreter."""
     return [python or sys.executable, *process.arguments(files)]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a system as JSON: each process's node, module and ROS arguments, and what its environment has on top."""
+    try:
+        scenario, *words = arguments or [""]
+        made = system(scenario, parse(scenario, words))
+    except UserError as error:
+        print(f"d2ppo: {error}", file=sys.stderr)
+        return 2
+    nodes = [
+        {"name": p.name, "module": p.module, "arguments": p.ros_arguments(made.files), "spare": made.spare(p.name)}
+        for p in made.processes
+    ]
+    ours = {name: value for name, value in made.environment.items() if os.environ.get(name) != value}
+    print(json.dumps({"nodes": nodes, "environment": ours}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

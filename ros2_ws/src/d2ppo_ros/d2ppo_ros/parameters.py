@@ -1,7 +1,7 @@
 """Parameters of a node, stated once: a frozen dataclass whose fields carry type, default, unit, range and reason.
 
 The same class is built in tests without ROS, declared as ROS parameters with ranges by `declare`, and printed as the
-table of docs/ros.md by `table`.
+tables of docs/ros_parameters.md by `table`. To be read, options need the standard library alone (see `scenarios.py`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
-
-from d2ppo_core.errors import UserError
 
 Settings = TypeVar("Settings")
 NUMBERS = (int, float)
@@ -42,6 +40,8 @@ def default_of(field: dataclasses.Field) -> Any:
 
 def build(settings: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
     """The settings with these values, each checked; `where` names their source in the error."""
+    from d2ppo_core.errors import UserError
+
     fields = {field.name: field for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
@@ -53,6 +53,8 @@ def build(settings: type[Settings], values: Mapping[str, Any], where: str) -> Se
 
 def checked(field: dataclasses.Field, kind: Any, value: Any, where: str) -> Any:
     """One value of the right type, finite and inside its range; an int is taken where a float is meant."""
+    from d2ppo_core.errors import UserError
+
     about, name = field.metadata, f"{where}: {field.name}"
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -116,6 +118,8 @@ def declare(node: Any, settings: type[Settings], changeable: bool = False) -> Se
     """
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
     from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+
+    from d2ppo_core.errors import UserError
 
     values = {}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
