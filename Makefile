@@ -1,6 +1,6 @@
 # Everything a newcomer needs; `make` alone lists it. `demo` and `test` set up first, which costs nothing once done.
 .DEFAULT_GOAL := help
-.PHONY: help setup ros demo test test-slow lint clean
+.PHONY: help setup ros demo test test-slow test-faults lint clean
 
 # Two test processes with one thread each: torch's own threads would only fight over the cores.
 WORKERS ?= 2
@@ -18,11 +18,16 @@ ros: setup ## ROS 2 Jazzy from PyPI's wheels and our interfaces, into .venv (whe
 demo: setup ## demonstrations, pre-training, fine-tuning, evaluation and a report of robosuite Lift, in runs/demo
 	@bash scripts/demo.sh
 
+# Tests of whole ROS graphs are timed by wall clocks, and so run one at a time. Exit code 5: nothing was chosen by ARGS.
 test: ros ## all tests but the slow ones (ARGS="-k name" passes options to pytest)
-	@$(PYTEST) -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
+	@$(PYTEST) -m "not slow and not graph" -n $(WORKERS) --dist loadfile $(ARGS) || [ $$? = 5 ]
+	@$(PYTEST) -m "graph and not slow" $(ARGS) || [ $$? = 5 ]
 
 test-slow: ros ## the tests that take minutes each
-	@$(PYTEST) -m slow $(ARGS)
+	@$(PYTEST) -m "slow and not faults" $(ARGS)
+
+test-faults: ros ## every fault of docs/safety.md, 20 times each: half an hour on a machine that does nothing else
+	@$(PYTEST) -m "slow and faults" $(ARGS)
 
 lint: setup ## ruff
 	@.venv/bin/ruff check .

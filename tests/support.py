@@ -47,7 +47,7 @@ def d2ppo(*arguments: str, check: bool = True, **environment: str) -> subprocess
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
     )
     assert not check or result.returncode == 0, result.stderr

@@ -17,7 +17,7 @@ pytest.importorskip("d2ppo_interfaces")
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 
 from d2ppo_core.errors import UserError  # noqa: E402
-from d2ppo_ros import codec  # noqa: E402
+from d2ppo_ros import codec, decoding  # noqa: E402
 from d2ppo_ros.records import (  # noqa: E402
     ArmState,
     Chunk,
@@ -102,7 +102,7 @@ def same(a: Any, b: Any) -> bool:
 def test_every_record_survives_the_wire(record: Any) -> None:
     kind = type(record)
     wire = serialize_message(codec.ENCODERS[kind](record))
-    assert same(codec.DECODERS[kind](deserialize_message(wire, codec.MESSAGES[kind])), record)
+    assert same(decoding.DECODERS[kind](deserialize_message(wire, codec.MESSAGES[kind])), record)
 
 
 @settings(max_examples=30, deadline=None)
@@ -111,7 +111,7 @@ def test_an_arm_survives_up_to_the_rounding_of_its_quaternion(q, dq, position, q
     from scipy.spatial.transform import Rotation
 
     arm = ArmState(5, q, dq, position, Rotation.from_quat(quaternion).as_matrix(), wrench, False, "reflex")
-    back = codec.arm_of(deserialize_message(serialize_message(codec.arm_msg(arm)), codec.MESSAGES[ArmState]))
+    back = decoding.arm_of(deserialize_message(serialize_message(codec.arm_msg(arm)), codec.MESSAGES[ArmState]))
     for name in ("stamp", "q", "dq", "position", "wrench", "ok", "fault"):
         assert same(getattr(back, name), getattr(arm, name)), name
     assert np.allclose(back.rotation, arm.rotation, atol=1e-12)
@@ -122,7 +122,7 @@ def test_no_kind_of_number_is_corrupted(value: Any) -> None:
     """As they are, np.float32 and int go out as other numbers (5e-315 for 0.35)."""
     command = Command(np.int64(5), "t", np.int64(1), Kind.POSE, targets=(
         Target(np.full(3, value), np.full(4, value), np.full(6, value), np.full(6, value), value),))
-    back = codec.command_of(
+    back = decoding.command_of(
         deserialize_message(serialize_message(codec.command_msg(command)), codec.MESSAGES[Command])
     ).targets[0]
     assert back.gripper == float(value)
@@ -140,13 +140,13 @@ def test_the_checks_of_ros_are_on() -> None:
 def test_images(colour: str) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     message = codec.image_msg(12, "wrist", picture[:, ::-1], colour)
-    back, order = codec.picture_of(deserialize_message(serialize_message(message), type(message)))
+    back, order = decoding.picture_of(deserialize_message(serialize_message(message), type(message)))
     assert order == colour
     assert np.array_equal(back, picture[:, ::-1])
     padded = np.zeros((5, 24), dtype=np.uint8)  # rows may be longer than the picture
     padded[:, :21] = picture.reshape(5, 21)
     message.step, message.data = 24, array("B", padded.tobytes())
-    assert np.array_equal(codec.picture_of(message)[0], picture)
+    assert np.array_equal(decoding.picture_of(message)[0], picture)
 
 
 def broken() -> list[tuple[type, Any]]:
@@ -171,7 +171,7 @@ def broken() -> list[tuple[type, Any]]:
 @pytest.mark.parametrize(("record", "message"), broken(), ids=lambda value: getattr(value, "__name__", ""))
 def test_what_does_not_fit_is_refused(record: type, message: Any) -> None:
     with pytest.raises(UserError):
-        codec.DECODERS[record](message)
+        decoding.DECODERS[record](message)
 
 
 @pytest.mark.parametrize("change", [{"encoding": "mono8"}, {"step": 20}, {"height": 6}, {"height": 0}])
@@ -180,4 +180,4 @@ def test_broken_images_are_refused(change: dict[str, Any]) -> None:
     for name, value in change.items():
         setattr(message, name, value)
     with pytest.raises(UserError):
-        codec.picture_of(message)
+        decoding.picture_of(message)

@@ -18,7 +18,7 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 
 from d2ppo_core.errors import UserError  # noqa: E402
-from d2ppo_ros import codec, topics  # noqa: E402
+from d2ppo_ros import codec, decoding, topics  # noqa: E402
 from d2ppo_ros.nodes.object_pose import ObjectPoseNode  # noqa: E402
 from d2ppo_ros.objects.poses import Pose  # noqa: E402
 from d2ppo_ros.records import SECOND, RobotState  # noqa: E402
@@ -78,9 +78,9 @@ def test_images_become_a_pose_and_the_object_vector(ros):
     stamp = now + SECOND // 100
     images.publish(codec.image_msg(stamp, "front", picture))
     serve(lambda: poses and objects)
-    assert codec.stamp_of(poses[0]) == stamp and poses[0].header.frame_id == "world"
-    assert Pose.of(*codec.pose_of(poses[0].pose)).apart(POSE)[0] < 0.002
-    state = codec.state_of(objects[0])
+    assert decoding.stamp_of(poses[0]) == stamp and poses[0].header.frame_id == "world"
+    assert Pose.of(*decoding.pose_of(poses[0].pose)).apart(POSE)[0] < 0.002
+    state = decoding.state_of(objects[0])
     assert (state.stamp, state.trial, state.step, list(state.values)) == (stamp, "trial", 42, ["object"])
     vector = state.values["object"]
     np.testing.assert_allclose(vector[:3], POSE.position, atol=0.002)

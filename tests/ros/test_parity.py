@@ -23,7 +23,7 @@ from d2ppo_ros.recording.reader import Trial
 from d2ppo_ros.records import Chunk, Command, Kind, SafetyReport
 from support import d2ppo
 
-pytestmark = [pytest.mark.ros, pytest.mark.sim]
+pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.graph]
 pytest.importorskip("d2ppo_interfaces")
 
 FIRST_SEED = 100_000
@@ -142,3 +142,24 @@ def test_two_trials_are_the_same(task: str, history: int, tmp_path: Path) -> Non
     assert len(reference[0].actions) == 18
     assert len(set(reference[0].digests + reference[1].digests)) == 10  # nothing stood still
     assert np.abs(reference[0].actions[:, :6]).max() > 0.1
+
+
+def trained(task: str, folder: Path) -> Path:
+    """A policy of the scripted expert's noisy demonstrations: some episodes succeed, some do not."""
+    image = task == "lift_image"
+    data, run = f"demos.out={folder / 'demos.hdf5'}", f"run_dir={folder / 'policy'}"
+    recipe = "experiment=lift_image_cpu" if image else "experiment=demo"
+    d2ppo("demos", recipe, data, f"demos.episodes={12 if image else 40}", f"run_dir={folder / 'demos'}")
+    d2ppo("pretrain", recipe, f"data={folder / 'demos.hdf5'}", run, f"train.steps={150 if image else 2500}")
+    return folder / "policy" / "policy.safetensors"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["lift", "lift_image"])
+def test_twenty_trials_of_a_trained_policy_are_the_same(task: str, tmp_path: Path) -> None:
+    checkpoint, seeds = trained(task, tmp_path), list(range(FIRST_SEED, FIRST_SEED + 20))
+    reference = evaluated(checkpoint, seeds, 100)
+    compare(through_ros(checkpoint, tmp_path / "run", seeds, 100), reference)
+    successes = sum(episode.success for episode in reference)
+    print(f"{task}: {successes}/20 succeed, through ROS and in evaluate")
+    assert task == "lift_image" or 0 < successes < 20

@@ -22,13 +22,13 @@ from d2ppo_core.files import sha256
 from d2ppo_core.inference import Actor
 from d2ppo_core.response import advance, at_rest
 from d2ppo_ros.grid import ObservationGrid
-from d2ppo_ros.recording import decode, export, export_lerobot
+from d2ppo_ros.recording import export, export_lerobot
 from d2ppo_ros.recording.commands import TRIALS
 from d2ppo_ros.recording.export import Exported
 from d2ppo_ros.recording.reader import Trial
 from d2ppo_ros.recording.replay import PolicyOptions, options_of, replay
 from d2ppo_ros.recording.writer import TrialWriter
-from d2ppo_ros.records import SECOND, ArmState, RobotState, Target
+from d2ppo_ros.records import SECOND, ArmState, Command, RobotState, Target
 from d2ppo_sim.toy import Reach
 from trials_support import (
     CAMERA,
@@ -170,7 +170,7 @@ def test_an_export_trains(tmp_path: Path, policy: tuple[Path, Actor], capsys: py
     seen = twin.reset(3)
     for observed, action in zip(data.states[0], data.actions[0], strict=True):
         np.testing.assert_array_equal(observed, np.concatenate([seen["position"], seen["goal"]]).astype(np.float32))
-        exact = next(c.action for c in Trial(good[0]).records(decode.Command, "command/applied")
+        exact = next(c.action for c in Trial(good[0]).records(Command, "command/applied")
                      if (c.action.astype(np.float32) == action).all())  # fmt: skip
         seen = twin.step(exact).observation
     with h5py.File(out) as file:
@@ -294,7 +294,7 @@ def test_lerobot_has_the_structure_of_v3(tmp_path: Path) -> None:
     assert frames[1]["index"].to_pylist() == list(range(8, 16))
     assert frames[1]["episode_index"].to_pylist() == [1] * 8
     np.testing.assert_allclose(frames[0]["timestamp"].to_pylist(), np.arange(8) / 20, atol=1e-6)
-    actions = np.array([c.action for c in trials[0].records(decode.Command, "command/applied")], dtype=np.float32)
+    actions = np.array([c.action for c in trials[0].records(Command, "command/applied")], dtype=np.float32)
     np.testing.assert_array_equal(frames[0]["action"].to_pylist(), actions)
     cv2 = pytest.importorskip("cv2")
     stored = frames[0][f"observation.images.{CAMERA.name}"][3].as_py()["bytes"]

@@ -1,8 +1,8 @@
-"""Records <-> ROS messages: the only module that knows both, and that writes numbers into messages.
+"""Records -> ROS messages: the only module that knows both, and that writes numbers into messages.
 
 ROS 2 messages take a numpy scalar or an int for a float and send another number, without an error. So every scalar goes
 through `float` or `int` here, every array through `array.array`; the tests run with ROS_PYTHON_CHECK_FIELDS=1.
-What arrives is checked: sizes that do not fit raise a `UserError`, which the nodes count and report.
+The other direction, with its checks, is `decoding.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header, String
 
-from d2ppo_core.errors import UserError
-
+from . import decoding
 from .records import (
     SECOND,
     ArmState,
@@ -29,16 +28,13 @@ from .records import (
     Command,
     Episode,
     FrameInfo,
-    Kind,
     PolicyReport,
     RobotState,
     SafetyReport,
-    State,
     Target,
 )
 
 WORLD = "world"
-ENCODINGS = {"rgb8": "rgb", "bgr8": "bgr"}  # of images -> the contract's colour order
 
 
 # --- times and numbers ------------------------------------------------------------------------------------------------
@@ -48,21 +44,12 @@ def time_msg(nanoseconds: int) -> Time:
     return Time(sec=int(nanoseconds // SECOND), nanosec=int(nanoseconds % SECOND))
 
 
-def nanoseconds(time: Time | Duration) -> int:
-    return time.sec * SECOND + time.nanosec
-
-
 def duration_msg(length: int) -> Duration:
     return Duration(sec=int(length // SECOND), nanosec=int(length % SECOND))
 
 
 def header(stamp: int, frame: str = WORLD) -> Header:
     return Header(stamp=time_msg(stamp), frame_id=frame)
-
-
-def stamp_of(message: Any) -> int:
-    """ns of a message's header."""
-    return nanoseconds(message.header.stamp)
 
 
 def doubles(values: Iterable[float]) -> array:
@@ -82,25 +69,6 @@ def pose_msg(position: Any, quaternion: Any) -> Pose:
     return Pose(position=Point(x=x, y=y, z=z), orientation=Quaternion(x=qx, y=qy, z=qz, w=qw))
 
 
-def pose_of(pose: Pose) -> tuple[np.ndarray, np.ndarray]:
-    """Position (3,) and quaternion (4,) xyzw."""
-    p, q = pose.position, pose.orientation
-    return np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w])
-
-
-def _six(message: Any, linear: str = "linear", angular: str = "angular") -> np.ndarray:
-    """(6,) of a Twist, Accel or Wrench."""
-    return np.array([getattr(getattr(message, part), axis) for part in (linear, angular) for axis in "xyz"])
-
-
-def matrix(values: Any, columns: int, where: str) -> np.ndarray:
-    """(n, columns) of a flat field; refuses what does not divide."""
-    flat = np.array(values, dtype=np.float64)
-    if columns < 1 or flat.size % columns:
-        raise UserError(f"{where} holds {flat.size} numbers, which are no rows of {columns}; the sender is broken")
-    return flat.reshape(-1, columns)  # [n * columns] -> [n, columns]
-
-
 # --- chunks and commands ----------------------------------------------------------------------------------------------
 
 
@@ -114,36 +82,11 @@ def chunk_msg(chunk: Chunk) -> d2.ActionChunk:
     )
 
 
-def chunk_of(message: d2.ActionChunk) -> Chunk:
-    actions = matrix(message.actions, message.size, "the action chunk")
-    if len(actions) != message.horizon or not 1 <= message.executed <= message.horizon:
-        raise UserError(
-            f"the action chunk holds {len(actions)} steps, says {message.horizon} and executes {message.executed}; "
-            "the sender is broken"
-        )
-    if message.delta_reference not in ("measured", "commanded"):
-        raise UserError(f"the action chunk's delta_reference is '{message.delta_reference}'; the sender is broken")
-    return Chunk(
-        stamp_of(message), message.trial, message.index, nanoseconds(message.step), nanoseconds(message.inference),
-        message.checkpoint, message.executed, actions, message.delta_reference, message.seen,
-    )
-
-
 def request_msg(request: ChunkRequest) -> d2.ChunkRequest:
     prefix = np.zeros((0, 0)) if request.prefix is None else request.prefix
     return d2.ChunkRequest(
         header=header(request.stamp), trial=request.trial, seed=int(request.seed), index=int(request.index),
         start=time_msg(request.start), frozen=int(request.frozen), size=int(prefix.shape[1]), prefix=doubles(prefix),
-    )
-
-
-def request_of(message: d2.ChunkRequest) -> ChunkRequest:
-    prefix = matrix(message.prefix, message.size, "the request's prefix") if message.size else None
-    if message.frozen > (0 if prefix is None else len(prefix)):
-        raise UserError(f"the request freezes {message.frozen} steps of a prefix that is shorter; the sender is broken")
-    return ChunkRequest(
-        stamp_of(message), message.trial, message.seed, message.index, nanoseconds(message.start), message.frozen,
-        prefix,
     )
 
 
@@ -155,16 +98,6 @@ def command_msg(command: Command) -> d2.Command:
     )
 
 
-def command_of(message: d2.Command) -> Command:
-    if message.kind not in list(Kind):
-        raise UserError(f"a command has the kind {message.kind}, which does not exist; the sender is broken")
-    return Command(
-        stamp_of(message), message.trial, message.sequence, Kind(message.kind), message.chunk, message.step,
-        nanoseconds(message.observation), message.reason, np.array(message.action, dtype=np.float64),
-        tuple(_target_of(target) for target in message.targets),
-    )
-
-
 def _target_msg(target: Target) -> d2.Target:
     velocity, acceleration = target.velocity, target.acceleration
     return d2.Target(
@@ -172,10 +105,6 @@ def _target_msg(target: Target) -> d2.Target:
         velocity=Twist(linear=vector(velocity[:3]), angular=vector(velocity[3:])),
         acceleration=Accel(linear=vector(acceleration[:3]), angular=vector(acceleration[3:])),
     )
-
-
-def _target_of(message: d2.Target) -> Target:
-    return Target(*pose_of(message.pose), _six(message.velocity), _six(message.acceleration), message.gripper)
 
 
 # --- the robot --------------------------------------------------------------------------------------------------------
@@ -189,32 +118,11 @@ def state_msg(state: RobotState) -> d2.StateVector:
     )
 
 
-def state_of(message: d2.StateVector) -> RobotState:
-    values = np.array(message.values, dtype=np.float64)
-    if len(message.names) != len(message.sizes) or sum(message.sizes) != len(values):
-        raise UserError(
-            f"a state names {len(message.names)} keys of together {sum(message.sizes)} numbers and holds "
-            f"{len(values)}; the sender is broken"
-        )
-    parts = np.split(values, np.cumsum(message.sizes)[:-1]) if len(message.sizes) else []
-    return RobotState(stamp_of(message), message.trial, message.step, dict(zip(message.names, parts, strict=True)))
-
-
 def arm_msg(arm: ArmState) -> d2.ArmState:
     return d2.ArmState(
         header=header(arm.stamp), q=np.asarray(arm.q, dtype=np.float64), dq=np.asarray(arm.dq, dtype=np.float64),
         pose=pose_msg(arm.position, Rotation.from_matrix(arm.rotation).as_quat()),
         wrench=Wrench(force=vector(arm.wrench[:3]), torque=vector(arm.wrench[3:])), ok=bool(arm.ok), fault=arm.fault,
-    )
-
-
-def arm_of(message: d2.ArmState) -> ArmState:
-    position, quaternion = pose_of(message.pose)
-    if not 0.5 < np.linalg.norm(quaternion) < 1.5:
-        raise UserError(f"an arm's orientation {quaternion} is no unit quaternion; the sender is broken")
-    return ArmState(
-        stamp_of(message), np.array(message.q), np.array(message.dq), position,
-        Rotation.from_quat(quaternion).as_matrix(), _six(message.wrench, "force", "torque"), message.ok, message.fault,
     )
 
 
@@ -239,53 +147,23 @@ def episode_msg(episode: Episode) -> d2.EpisodeState:
     )
 
 
-def episode_of(message: d2.EpisodeState) -> Episode:
-    return Episode(
-        stamp_of(message), message.trial, message.seed, message.step, message.success, message.terminated,
-        message.truncated, message.reward,
-    )
-
-
 # --- cameras ----------------------------------------------------------------------------------------------------------
 
 
 def image_msg(stamp: int, camera: str, picture: np.ndarray, colour: str = "rgb") -> Image:
     """Picture (H, W, 3) uint8, first row on top."""
     height, width, _ = picture.shape
-    encoding = next(name for name, order in ENCODINGS.items() if order == colour)
+    encoding = next(name for name, order in decoding.ENCODINGS.items() if order == colour)
     return Image(
         header=header(stamp, camera), height=int(height), width=int(width), encoding=encoding, is_bigendian=0,
         step=int(width * 3), data=array("B", np.ascontiguousarray(picture, dtype=np.uint8).tobytes()),
     )
 
 
-def picture_of(message: Image) -> tuple[np.ndarray, str]:
-    """(H, W, 3) uint8 without a copy where rows are not padded, and its colour order."""
-    if message.encoding not in ENCODINGS:
-        raise UserError(
-            f"an image of {message.header.frame_id or 'a camera'} has the encoding '{message.encoding}'; publish "
-            f"{' or '.join(ENCODINGS)}"
-        )
-    height, width, step = message.height, message.width, message.step
-    if not (height and width) or step < width * 3 or len(message.data) != height * step:
-        raise UserError(
-            f"an image of {height} x {width} with rows of {step} bytes holds {len(message.data)} bytes; the sender is "
-            "broken"
-        )
-    rows = np.frombuffer(message.data, dtype=np.uint8).reshape(height, step)  # [H * step] -> [H, step]
-    return rows[:, : width * 3].reshape(height, width, 3), ENCODINGS[message.encoding]  # [H, W * 3] -> [H, W, 3]
-
-
 def frame_msg(frame: FrameInfo) -> d2.FrameInfo:
     return d2.FrameInfo(
         header=header(frame.stamp, frame.camera), number=int(frame.number), dropped=int(frame.dropped),
         repeated=int(frame.repeated),
-    )
-
-
-def frame_of(message: d2.FrameInfo) -> FrameInfo:
-    return FrameInfo(
-        stamp_of(message), message.header.frame_id, message.number, message.dropped, message.repeated
     )
 
 
@@ -311,28 +189,12 @@ def safety_msg(report: SafetyReport) -> d2.SafetyState:
     )
 
 
-def safety_of(message: d2.SafetyState) -> SafetyReport:
-    if message.state not in list(State):
-        raise UserError(f"a safety report has the state {message.state}, which does not exist; the sender is broken")
-    return SafetyReport(
-        stamp_of(message), State(message.state), message.profile, message.check, message.reason, message.value,
-        message.limit, nanoseconds(message.since), message.passed, message.changed, message.refused,
-    )
-
-
 def policy_msg(report: PolicyReport) -> d2.PolicyStatus:
     last, median, high = (float(seconds) for seconds in report.inference)
     return d2.PolicyStatus(
         header=header(report.stamp), state=report.state, task=report.task, checkpoint=report.checkpoint,
         chunks=int(report.chunks), inference_last=last, inference_median=median, inference_p99=high,
         late=int(report.late), error=report.error,
-    )
-
-
-def policy_of(message: d2.PolicyStatus) -> PolicyReport:
-    return PolicyReport(
-        stamp_of(message), message.state, message.task, message.checkpoint, message.chunks,
-        (message.inference_last, message.inference_median, message.inference_p99), message.late, message.error,
     )
 
 
@@ -344,12 +206,4 @@ ENCODERS: dict[type, Callable[[Any], Any]] = {
     Chunk: chunk_msg, ChunkRequest: request_msg, Command: command_msg, RobotState: state_msg, ArmState: arm_msg,
     Episode: episode_msg, FrameInfo: frame_msg, SafetyReport: safety_msg, PolicyReport: policy_msg,
 }  # fmt: skip
-DECODERS: dict[type, Callable[[Any], Any]] = {
-    Chunk: chunk_of, ChunkRequest: request_of, Command: command_of, RobotState: state_of, ArmState: arm_of,
-    Episode: episode_of, FrameInfo: frame_of, SafetyReport: safety_of, PolicyReport: policy_of,
-}  # fmt: skip
-MESSAGES: dict[type, type] = {
-    Chunk: d2.ActionChunk, ChunkRequest: d2.ChunkRequest, Command: d2.Command, RobotState: d2.StateVector,
-    ArmState: d2.ArmState, Episode: d2.EpisodeState, FrameInfo: d2.FrameInfo, SafetyReport: d2.SafetyState,
-    PolicyReport: d2.PolicyStatus,
-}  # fmt: skip
+MESSAGES = {record: getattr(d2, name) for record, name in decoding.MESSAGES.items()}

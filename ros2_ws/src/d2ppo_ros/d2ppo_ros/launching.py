@@ -25,6 +25,7 @@ from .parameters import default_of
 from .scenarios import SCENARIOS
 
 PACKAGE = "d2ppo_ros"
+USER_ERROR = 2  # exit code: the last line is one sentence for the user
 PYTHON = "interpreter of the nodes, where torch lives in a virtual environment; empty: the python3 of PATH"
 
 
@@ -72,7 +73,8 @@ def _asked(python: str, words: list[str], environment: dict[str, str]) -> dict[s
         raise RuntimeError(f"{python} does not run ({error.strerror}); give python:=FILE, an interpreter") from error
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RuntimeError(f"{said} (asked of {python}; python:=FILE names another interpreter for the nodes)")
+        lacks = f"{said} ({python} cannot run d2ppo; python:=FILE names another interpreter for the nodes)"
+        raise RuntimeError(said if done.returncode == USER_ERROR else lacks)
     return json.loads(done.stdout)
 
 

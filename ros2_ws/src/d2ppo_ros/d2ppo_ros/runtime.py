@@ -10,7 +10,6 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from d2ppo_core.errors import UserError
 
-from . import codec
+from . import codec, decoding
 
 WAIT = 0.1  # s: how long one look for work may last; a signal is noticed after at most this
 
@@ -72,7 +71,7 @@ class Listener:
 
     def hear(self, record: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
         """Call `callback(record)` for each message on `topic`."""
-        decode = codec.DECODERS[record]
+        decode = decoding.DECODERS[record]
         self.hear_message(codec.MESSAGES[record], topic, lambda message: callback(decode(message)), qos)
 
     def hear_message(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
@@ -110,22 +109,21 @@ class DeadlineLoop(threading.Thread):
         super().__init__(daemon=True, name=name)
         self.period, self._work, self._stop_event = int(1e9 / rate), work, threading.Event()
         self.ticks = self.missed = 0
-        self.lateness: deque[int] = deque(maxlen=20_000)  # ns, of the last ticks
+        self.due = self.late = 0  # ns of this tick: its deadline on the monotonic clock, and how late it came
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        deadline = time.monotonic_ns() + self.period
+        self.due = time.monotonic_ns() + self.period
         try:
-            while not self._stop_event.wait(max(0, deadline - time.monotonic_ns()) / 1e9):
-                late = time.monotonic_ns() - deadline
+            while not self._stop_event.wait(max(0, self.due - time.monotonic_ns()) / 1e9):
+                self.late = time.monotonic_ns() - self.due
                 self.ticks += 1
-                self.missed += late > self.LATE
-                self.lateness.append(late)
+                self.missed += self.late > self.LATE
                 self._work()
-                deadline += self.period
-                behind = time.monotonic_ns() - deadline
+                self.due += self.period
+                behind = time.monotonic_ns() - self.due
                 if behind > 0:
-                    deadline += (behind // self.period) * self.period
+                    self.due += (behind // self.period) * self.period
         except BaseException as error:  # a loop that ends must be noticed
             self.error = error
             raise

@@ -19,11 +19,12 @@ from d2ppo_core.errors import UserError
 from d2ppo_core.observation import fit_image
 from d2ppo_core.tasks import load_task, observation_spec
 
-from .. import codec, topics
+from .. import codec, decoding, topics
 from ..lifecycle import AutoNode
 from ..parameters import declare, parameter
 from ..records import SECOND, FrameInfo
 from ..runtime import Listener, run, speaker
+from ..trace import Trace
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class CameraNode(AutoNode):
     def __init__(self) -> None:
         super().__init__("camera")
         self.settings = declare(self, CameraSettings)
+        self._trace = Trace(self.get_name())
         self.begin(self.settings.autostart)
 
     def configure(self) -> None:
@@ -78,17 +80,20 @@ class CameraNode(AutoNode):
         """
         if not self.active:
             return
-        stamp = codec.stamp_of(message)
+        stamp = decoding.stamp_of(message)
+        self._trace.mark("heard", stamp)
         if self._newest - SECOND < stamp <= self._newest:
             self._repeated += 1
             return
-        picture, colour = codec.picture_of(message)
+        picture, colour = decoding.picture_of(message)
         fitted = fit_image(picture, self.camera, colour=colour, origin=self.settings.source_origin)
         self._count(stamp)
         name, wanted = self.camera.name, self.camera
+        self._trace.mark("sent", stamp)
         self._image.publish(codec.image_msg(stamp, name, np.ascontiguousarray(fitted), wanted.colour))
-        message.header.frame_id = name
-        self._raw.publish(message)
+        if self._raw.get_subscription_count():
+            message.header.frame_id = name
+            self._raw.publish(message)
         height, width = picture.shape[:2]
         self._info.publish(codec.pinhole_msg(stamp, name, height, width, wanted.field_of_view))
         self._say_frame(FrameInfo(stamp, name, self._number, self._dropped, self._repeated))
@@ -102,6 +107,10 @@ class CameraNode(AutoNode):
         if rate and self._newest:
             self._dropped += max(0, round((stamp - self._newest) * rate / SECOND) - 1)
         self._newest, self._number = stamp, self._number + 1
+
+    def close(self) -> None:
+        """The last word."""
+        self._trace.write()
 
     def _report(self, stamp: int) -> None:
         counts = {"frames": self._number, "dropped": self._dropped, "repeated": self._repeated}

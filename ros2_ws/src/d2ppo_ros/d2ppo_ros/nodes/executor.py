@@ -194,11 +194,23 @@ class ExecutorNode(Node):
         return self.get_clock().now().nanoseconds
 
     def _tick_now(self) -> None:
+        self._trace.mark("tick", self._loop.late)
         with self._lock:
             if self._executor and self._executor.running and self._lease.over(time.monotonic_ns()):
                 seconds = self.settings.trial_lease
                 self._say_command(self._executor.abort(f"whoever runs the trial has been silent for {seconds:g} s"))
-            self._tick(self._now())
+            self._tick(self._due())
+
+    def _due(self) -> int:
+        """The time that this tick is for, on the node's clock.
+
+        So ticks are whole periods apart: a step that is due at one must not wait for the next because of jitter. Only
+        where a trial has begun since then, it is the time that it is.
+        """
+        now = self._now()
+        due = now - (time.monotonic_ns() - self._loop.due)
+        seen = self._executor.now if self._executor else 0
+        return now if due < seen <= now else due
 
     def _tick(self, now: int) -> None:
         """One command, and the request that goes with it."""
@@ -206,14 +218,14 @@ class ExecutorNode(Node):
             return
         command, request = self._executor.tick(now)
         if request is not None:
-            self._say_request(request)
             self._trace.mark("request", request.stamp)
+            self._say_request(request)
         if command is not None:
             self._sent = command
-            self._say_command(command)
             if command.kind in (Kind.DELTA, Kind.POSE):
-                self._trace.mark("command", command.sequence)
-                self._trace.mark(f"step{command.step}", command.observation)
+                self._trace.mark("command", command.sequence, command.observation)
+                self._trace.mark("step", command.step, command.observation)
+            self._say_command(command)
 
     def _repeat(self) -> None:
         """Lockstep: a request that was sent before the policy listened is sent again."""

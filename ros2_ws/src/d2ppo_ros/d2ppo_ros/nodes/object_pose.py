@@ -12,7 +12,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from d2ppo_core.errors import UserError
 
-from .. import codec, topics
+from .. import codec, decoding, topics
 from ..objects.layout import KEY
 from ..objects.scene import intrinsics_of, read_cameras, read_object
 from ..objects.settings import ObjectPoseSettings
@@ -71,9 +71,9 @@ class ObjectPoseNode(Node):
             self.grips.add(state)
 
     def _on_image(self, camera: str, message: Image) -> None:
-        picture, _ = codec.picture_of(message)
+        picture, _ = decoding.picture_of(message)
         self._images += 1
-        estimate = self.tracker.see(camera, codec.stamp_of(message), picture)
+        estimate = self.tracker.see(camera, decoding.stamp_of(message), picture)
         if estimate is None:
             return
         self._fault = ""

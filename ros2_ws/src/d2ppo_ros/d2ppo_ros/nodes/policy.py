@@ -29,7 +29,7 @@ from d2ppo_core.files import sha256
 from d2ppo_core.inference import Actor, load_policy
 from d2ppo_core.observation import Observation
 
-from .. import codec, topics
+from .. import codec, decoding, topics
 from ..contracts import RobotContract, parse, require_agreement
 from ..grid import ObservationGrid
 from ..lifecycle import AutoNode
@@ -152,9 +152,9 @@ class PolicyNode(AutoNode):
         self._try()
 
     def _on_image(self, camera: str, message: Image) -> None:
-        stamp = codec.stamp_of(message)
-        self._trace.mark("image", stamp)
-        self._grid.add_image(camera, stamp, codec.picture_of(message)[0].copy())
+        stamp = decoding.stamp_of(message)
+        self._trace.mark(f"image {camera}", stamp)
+        self._grid.add_image(camera, stamp, decoding.picture_of(message)[0].copy())
         self._try()
 
     # --- requests -----------------------------------------------------------------------------------------------------

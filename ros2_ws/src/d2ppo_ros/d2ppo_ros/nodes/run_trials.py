@@ -80,6 +80,7 @@ class RunTrialsNode(Node):
             row = {"seed": seed, "success": bool(result.success), "reason": result.reason, "steps": int(result.steps),
                    "seconds": float(result.duration), "record": result.record}  # fmt: skip
             self._rows.append(row)
+            self._save()
             took = f"{row['seconds']:.2f} s (took {time.monotonic() - begin:.1f} s)"
             print(f"trial {len(self._rows)}/{options.trials}  seed {seed}  {result.reason}  {row['steps']} steps  "
                   f"{took}  {row['record']}".rstrip(), flush=True)
@@ -100,11 +101,16 @@ class RunTrialsNode(Node):
             raise RuntimeError("a trial was aborted without a reason")
         return answer.result
 
+    def _save(self) -> None:
+        """After every trial: who is interrupted keeps those before."""
+        if self.settings.out:
+            good = sum(row["success"] for row in self._rows)
+            write_json(self.settings.out, {"trials": self._rows, "successes": good})
+
     def _report(self) -> int:
         good = sum(row["success"] for row in self._rows)
         print(f"success {wilson(good, len(self._rows))} ({good}/{len(self._rows)} trials)", flush=True)
         if self.settings.out:
-            write_json(self.settings.out, {"trials": self._rows, "successes": good})
             print(self.settings.out, flush=True)
         return 0 if all(row["reason"] in ENDED_WELL for row in self._rows) else 1
 

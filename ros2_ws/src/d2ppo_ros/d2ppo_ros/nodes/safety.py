@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Bool, Empty, String
 from std_srvs.srv import Trigger
 
-from .. import codec, topics
+from .. import codec, decoding, topics
 from ..contracts import RobotContract, parse
 from ..parameters import declare
 from ..records import ArmState, Command, RobotState, SafetyReport, State
@@ -44,7 +44,7 @@ class SafetyNode(Node):
         self._said: tuple[State, str] | None = None
         self._now, self._beat = 0, 0.0
         self._say_sent = speaker(self, Command, topics.SENT, topics.EVERY)
-        self._say_state = speaker(self, SafetyReport, topics.SAFETY, topics.LATCHED)
+        self._say_state = speaker(self, SafetyReport, topics.SAFETY, topics.REPORT)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", topics.EVERY)
         self._listen()
         calls = {topics.ARM_SAFETY: self._arm, topics.REARM: self._rearm, topics.DISARM: self._disarm,
@@ -87,8 +87,8 @@ class SafetyNode(Node):
             if self.lockstep:
                 self._now = max(self._now, command.stamp)
             answer = self._monitor.on_command(command, self.now())
-            self._say_sent(answer)
             self._trace.mark("sent", command.sequence)
+            self._say_sent(answer)
             self._tell()
 
     def _on_state(self, state: RobotState) -> None:
@@ -105,7 +105,7 @@ class SafetyNode(Node):
                 self._monitor.on_arm(arm, self.now(), number)
 
     def _on_image(self, camera: str, message: Image) -> None:
-        facts = image_facts(camera, codec.stamp_of(message), codec.picture_of(message)[0])
+        facts = image_facts(camera, decoding.stamp_of(message), decoding.picture_of(message)[0])
         with self._lock:
             if self._monitor:
                 self._monitor.on_image(facts, self.now())
@@ -155,6 +155,7 @@ class SafetyNode(Node):
         return (self._now, self._now) if self.lockstep else (self.now(), time.monotonic_ns())
 
     def _tick(self) -> None:
+        self._trace.mark("tick", self._loop.late)
         with self._lock:
             if self._monitor:
                 self._forward(self._monitor.tick(*self._times()))

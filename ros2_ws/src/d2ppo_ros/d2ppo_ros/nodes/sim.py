@@ -177,8 +177,8 @@ class SimNode(Node):
         if self._watchdog.feed(command.kind, time.monotonic_ns()) is not Order.GO or command.kind is Kind.KEEP:
             return
         self._servo.obey(command, self._arms(self.stamp()))
-        self._say_applied(command)
         self._trace.mark("applied", command.sequence)
+        self._say_applied(command)
 
     def _lockstep(self, command: Command) -> None:
         """The one command that answers the newest state moves time on; any other is not meant for it."""
@@ -209,6 +209,7 @@ class SimNode(Node):
 
     def _serve(self) -> None:
         """One part of a control step; what the watchdog says comes first."""
+        self._trace.mark("tick", self._loops[0].late)
         with self._lock:
             before, self._order = self._order, self._watchdog.poll(time.monotonic_ns())
             if before is Order.GO and self._order is not Order.GO:
@@ -249,15 +250,22 @@ class SimNode(Node):
             after(self.faults.state_latency, self._say_measured, state, self._arms(stamp), episode)
 
     def _say_measured(self, state: RobotState, arms: list[ArmState], episode: Episode) -> None:
-        for number, arm in enumerate(arms):
-            self._say_arm[number](arm)
-            plain, message = self._plain[number], codec.arm_msg(arm)
-            fingers = state.values[f"robot{number}_gripper_qpos"]
+        self._trace.mark("state", state.stamp)
+        for say, arm in zip(self._say_arm, arms, strict=True):
+            say(arm)
+        self._say_episode(episode)
+        self._say_state(state)
+        self._say_plain(state, arms)
+
+    def _say_plain(self, state: RobotState, arms: list[ArmState]) -> None:
+        """For everybody else's tools, where there are any: a hundred times a second it costs more than it looks."""
+        for number, (plain, arm) in enumerate(zip(self._plain, arms, strict=True)):
+            if not any(publisher.get_subscription_count() for publisher in plain.values()):
+                continue
+            message, fingers = codec.arm_msg(arm), state.values[f"robot{number}_gripper_qpos"]
             plain["joint_states"].publish(codec.joints_msg(arm.stamp, number, arm.q, arm.dq, fingers))
             plain["ee_pose"].publish(PoseStamped(header=message.header, pose=message.pose))
             plain["wrench"].publish(WrenchStamped(header=message.header, wrench=message.wrench))
-        self._say_episode(episode)
-        self._say_state(state)
 
     def _say_images(self, pictures: Pictures, stamp: int) -> None:
         self._trace.mark("image", stamp)

@@ -13,9 +13,9 @@ from d2ppo_core.contract import ObservationSpec, PolicySpec, parse_spec
 from d2ppo_core.envs import RawObservation
 from d2ppo_core.errors import UserError
 
+from ..decoding import picture_of, stamp_of
 from ..grid import ObservationGrid
 from ..records import SECOND, RobotState
-from . import decode
 from .reader import Recorded, Trial
 
 MAX_AGE = SECOND // 10  # the policy node's own default
@@ -80,8 +80,8 @@ def _sample(recorded: Recorded) -> Sample:
     value = recorded.value
     if isinstance(value, RobotState):
         return Sample(recorded.received, value.stamp, state=value)
-    camera, stamp = recorded.topic.split("/")[-2], decode.stamp(recorded.message)
-    return Sample(recorded.received, stamp, camera=camera, picture=decode.picture(recorded.message))
+    camera, stamp = recorded.topic.split("/")[-2], stamp_of(recorded.message)
+    return Sample(recorded.received, stamp, camera=camera, picture=picture_of(recorded.message)[0])
 
 
 def contract_of(trial: Trial) -> PolicySpec:

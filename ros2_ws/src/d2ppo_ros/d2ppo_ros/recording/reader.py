@@ -14,10 +14,11 @@ from rosbags.highlevel import AnyReader, AnyReaderError
 
 from d2ppo_core.errors import UserError
 
-from . import decode
+from ..decoding import DECODERS, MESSAGES, picture_of, stamp_of
 from .writer import SIDECAR, mcap_of
 
 Record = TypeVar("Record")
+_DECODERS = {MESSAGES[record]: decode for record, decode in DECODERS.items()}
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class Recorded:
     @property
     def value(self) -> Any:
         """As one of `d2ppo_ros.records`, where it is of our own types; else the message itself."""
-        make = decode.DECODERS.get(self.message.__msgtype__.rsplit("/", 1)[1])
+        decode = _DECODERS.get(self.message.__msgtype__.rsplit("/", 1)[1])
         try:
-            return make(self.message) if make else self.message
-        except (ValueError, ZeroDivisionError) as error:
-            raise UserError(f"a message on {self.topic} is no valid {self.message.__msgtype__}: {error}") from error
+            return decode(self.message) if decode else self.message
+        except UserError as error:
+            raise UserError(f"a message on {self.topic} is not valid: {error}") from error
 
 
 class Trial:
@@ -100,7 +101,7 @@ class Trial:
         """What the policy's cameras delivered: camera, capture time, time received, picture (H, W, 3) uint8."""
         for recorded in self.messages("camera/*/image"):
             camera = recorded.topic.split("/")[-2]
-            yield camera, decode.stamp(recorded.message), recorded.received, decode.picture(recorded.message)
+            yield camera, stamp_of(recorded.message), recorded.received, picture_of(recorded.message)[0]
 
     def _open(self) -> AnyReader:
         try:

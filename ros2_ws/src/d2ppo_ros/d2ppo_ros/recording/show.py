@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..decoding import safety_of
 from ..records import SECOND, Chunk, Command, Episode, SafetyReport
-from . import decode
 from .export import succeeded
 from .reader import Trial
 
@@ -97,7 +97,7 @@ def _safety(trial: Trial) -> dict[str, Any]:
     changed = refused = 0
     began = None
     for recorded in trial.messages("safety/state"):
-        report = decode.safety(recorded.message)
+        report = safety_of(recorded.message)
         began = recorded.received if began is None else began
         changed, refused = max(changed, report.changed), max(refused, report.refused)
         if not changes or (changes[-1]["state"], changes[-1]["check"]) != (report.state.name, report.check):

@@ -1,0 +1,1 @@
+"""What the ROS 2 side can measure: the running system's times, and what happens where chunks meet."""
