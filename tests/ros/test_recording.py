@@ -267,5 +267,5 @@ def test_a_message_that_lies_about_its_sizes_is_named(tmp_path: Path) -> None:
         sizes=np.array([1], dtype=np.uint32), values=np.zeros(1),
     ))  # fmt: skip
     trial.close({})
-    with pytest.raises(UserError, match="a message on /robot/state is no valid d2ppo_interfaces/msg/StateVector"):
+    with pytest.raises(UserError, match="a message on /robot/state is not valid: a state names"):
         Trial(tmp_path / "t").records(RobotState, "robot/state")
