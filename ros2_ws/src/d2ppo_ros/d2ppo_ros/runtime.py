@@ -6,6 +6,7 @@ only sets an event, the loop ends, `close` says the last word, and then everythi
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 import threading
@@ -57,7 +58,17 @@ def run(make: Callable[[], Node], arguments: list[str] | None = None) -> int:
         executor.shutdown()
         node.destroy_node()
         rclpy.try_shutdown()
+    _leave_quickly()
     return int(getattr(node, "code", 0))
+
+
+def _leave_quickly() -> None:
+    """Everything is said and freed: a second Ctrl-C (the terminal's, and ROS launch's) must not end us with an error,
+    and torch's C++ destructors are left out, which take seconds of a busy machine.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    libc = ctypes.CDLL(None)
+    libc.on_exit(libc._exit, None)  # what is registered last runs first
 
 
 class Listener:
