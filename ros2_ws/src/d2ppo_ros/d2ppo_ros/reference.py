@@ -17,7 +17,7 @@ from .recording.recorder import RecorderSettings
 from .safety.settings import SafetySettings, settings_class
 from .scenarios import SCENARIOS
 
-NODES: Mapping[str, tuple[type, ...]] = {
+NODES: Mapping[str, tuple[type, ...]] = {  # by module
     "camera": (CameraSettings,),
     "policy": (PolicySettings,),
     "executor": (ExecutorSettings,),
@@ -26,9 +26,9 @@ NODES: Mapping[str, tuple[type, ...]] = {
     "object_pose": (ObjectPoseSettings,),
     "sim": (SimSettings, Faults),
     "trial": (TrialSettings,),
-    "trials": (RunSettings,),
+    "run_trials": (RunSettings,),
 }
-UNDECLARED = {"safety": {"lockstep"}}  # parameters that a node reads to choose its settings
+EXTRA = {"safety": {"lockstep"}}  # parameters that a node reads to choose its settings
 HEAD = """# ROS parameters
 
 Made by `python -m d2ppo_ros.reference`; a test keeps it so. They are read once, when a node starts; those under
