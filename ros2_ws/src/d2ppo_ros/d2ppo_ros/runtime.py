@@ -100,7 +100,7 @@ class Listener:
         self.bad += 1
         if time.monotonic() - self._said > 1.0:
             self._said = time.monotonic()
-            self._node.get_logger().warning(f"{text} ({self.bad} bad messages so far)")
+            self._node.get_logger().warning(f"{text[:300]} ({self.bad} bad messages so far)")
         if self._on_fault:
             self._on_fault(text)
 

@@ -186,7 +186,7 @@ class TrialNode(Node):
             episode = self._episode
             if self.settings.simulated and episode and episode.trial == trial and episode.success:
                 return "success"
-            if self._safety and self._safety.state in (State.STOPPED, State.DISARMED):
+            if self._safety and self._safety.state not in (State.ARMED, State.HOLD):
                 return f"safety: {self._safety.reason or 'disarmed'}"
             if handle.is_cancel_requested:
                 return "cancelled"
