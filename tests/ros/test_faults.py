@@ -1,0 +1,83 @@
+"""Everything that can go wrong, in separate processes, while the arm moves: it comes to rest in time, the reason is
+latched, nothing moves until it is re-armed. What is expected is stated in `ros_faults.FAULTS`.
+
+Garbage of the right type goes to every topic that any node listens to: no node dies, the arm stays within its limits,
+and afterwards a trial runs as before.
+
+Once each here; `make test-faults` does each 20 times and writes what it measured (D2PPO_FAULTS, or runs/faults.json).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ros, pytest.mark.sim]
+pytest.importorskip("rclpy")
+pytest.importorskip("d2ppo_interfaces")
+pytest.importorskip("robosuite")
+
+from d2ppo_core.files import write_json  # noqa: E402
+from ros_faults import FAULTS, Fault, Outcome, busy, endure, judge  # noqa: E402
+from ros_garbage import survive  # noqa: E402
+from ros_rig import Rig, rig  # noqa: E402
+
+TIMES = 20
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    with rig(tmp_path_factory.mktemp("faults")) as made:
+        yield made
+
+
+def once(system: Rig, fault: Fault, patience: int = 4) -> tuple[Outcome, int]:
+    """As expected, or it fails. And how many were not counted, because the machine itself stood still meanwhile."""
+    for again in range(patience):
+        outcome = endure(system, fault)
+        wrong = judge(fault, outcome)
+        if not (wrong and busy(fault, outcome)):
+            return _expected(fault, wrong, outcome), again
+    return _expected(fault, wrong, outcome), patience
+
+
+def _expected(fault: Fault, wrong: str, outcome: Outcome) -> Outcome:
+    assert not wrong, f"{fault.name}: {wrong}"
+    return outcome
+
+
+def write_down(name: str, rows: list[dict]) -> None:
+    """Add what the slow target measured to its file."""
+    path = Path(os.environ.get("D2PPO_FAULTS", "runs/faults.json"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, known | {name: {"load": os.getloadavg()[0], "cores": os.cpu_count(), "rows": rows}})
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_arm_is_at_rest_in_time_and_stays_so(system: Rig, fault: Fault) -> None:
+    once(system, fault)
+    assert not system.graph.dead()
+
+
+def test_garbage_on_every_topic(system: Rig) -> None:
+    survive(system, 50)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_again_and_again(system: Rig, fault: Fault) -> None:
+    rows = []
+    for _ in range(TIMES):
+        outcome, again = once(system, fault, patience=20)
+        rows.append(outcome.row() | {"not_counted": again})
+    write_down(fault.name, rows)
+
+
+@pytest.mark.slow
+def test_garbage_again_and_again(system: Rig) -> None:
+    write_down("garbage on every topic", [survive(system, 50).row() | {"not_counted": 0} for _ in range(TIMES)])
