@@ -13,7 +13,7 @@ from d2ppo_ros.records import SECOND, ArmState, Command, Kind, RobotState, Targe
 from d2ppo_ros.safety.cameras import ImageFacts
 from d2ppo_ros.safety.kinematics import forward
 from d2ppo_ros.safety.monitor import SafetyMonitor
-from d2ppo_ros.safety.settings import SafetySettings
+from d2ppo_ros.safety.settings import SafetySettings, SimSettings
 
 HOME = np.array([0.0, -np.pi / 4, 0.0, -3 * np.pi / 4, 0.0, np.pi / 2, np.pi / 4])  # rad, tool straight down
 TICK = 10_000_000  # ns
@@ -112,3 +112,25 @@ class Bench:
                 if sent.kind is kind:
                     return (when - start) / SECOND
         return float("inf")
+
+
+ROBOT = SafetySettings(cameras=["front", "wrist"])
+SIM = SimSettings(cameras=["front"])
+NOT_A_NUMBER = np.full(7, np.nan)
+
+
+def state_of(bench: Bench) -> tuple[str, str]:
+    report = bench.monitor.report(bench.now)
+    return report.state.name, report.check
+
+
+def quiet(*sources: str) -> Callable[[Bench], None]:
+    return lambda bench: setattr(bench, "silent", set(sources))
+
+
+def measured(**changes) -> Callable[[Bench], None]:
+    return lambda bench: setattr(bench, "arm_changes", changes)
+
+
+def frames(**changes) -> Callable[[Bench], None]:
+    return lambda bench: setattr(bench, "facts", changes)
