@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from d2ppo_ros.records import SECOND, Command, Kind, State
-from safety_bench import NOT_A_NUMBER, (
+from safety_bench import (
     MS,
+    NOT_A_NUMBER,
     ROBOT,
     SIM,
     SMALL,
@@ -20,6 +21,7 @@ from safety_bench import NOT_A_NUMBER, (
     pose,
     state_of,
 )
+
 
 class TestCommands:
     def test_one_bad_command_is_held_and_three_are_a_fault(self) -> None:

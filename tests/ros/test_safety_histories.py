@@ -14,8 +14,9 @@ from d2ppo_ros.records import SECOND, Command, Kind, RobotState, State
 from d2ppo_ros.safety.cameras import ImageFacts
 from d2ppo_ros.safety.monitor import SafetyMonitor
 from d2ppo_ros.safety.settings import LockstepSettings
-from safety_bench import NOT_A_NUMBER, (
+from safety_bench import (
     MS,
+    NOT_A_NUMBER,
     ROBOT,
     Bench,
     arm_state,
