@@ -18,7 +18,8 @@ from std_msgs.msg import Empty
 from d2ppo_core.files import sha256
 from d2ppo_ros import graph, topics
 from d2ppo_ros.records import SECOND, Chunk, ChunkRequest, Command, Kind, State
-from ros_rig import CAMERA, DRIFT, Rig, drifting_policy, wait
+from ros_observer import wait
+from ros_rig import CAMERA, DRIFT, Rig, drifting_policy
 
 SETTLE = 0.6  # s that the simulated controller needs to bring the arm to rest once it is told to hold
 SLACK = 0.25  # s for messages, ticks and a machine that has other things to do

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from d2ppo_ros import topics
 from d2ppo_ros.records import State
 from ros_faults import STRAY, Outcome
-from ros_rig import Rig, speeds
+from ros_observer import speeds
+from ros_rig import Rig
 
 SPEED, TURN = 1.0, 6.0  # m/s, rad/s: what the simulated controller can do at most, its input being clipped
 INTEGERS = {f"{sign}int{bits}": (-(2 ** (bits - 1)) if not sign else 0, 2 ** (bits - (not sign)) - 1)
