@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .contract import Camera, ObservationSpec
 from .envs import RawObservation
 from .errors import UserError
+
+if TYPE_CHECKING:  # a camera's process fits pictures and has no use for it: seconds of its start
+    import torch
+    from torch import Tensor
 
 
 def state_vector(spec: ObservationSpec, raw: RawObservation) -> np.ndarray:
@@ -79,6 +81,8 @@ class Observation:
 
 def model_observation(spec: ObservationSpec, raw: RawObservation, device: torch.device | str = "cpu") -> Observation:
     """Raw observation of n environments, keys (n, To, ...) oldest first -> model input."""
+    import torch
+
     state = state_vector(spec, raw)  # [n, To, Do]
     if state.shape[1] != spec.history:
         raise UserError(f"the observation holds {state.shape[1]} time steps, the policy looks at {spec.history}")
@@ -95,6 +99,8 @@ def camera_images(cameras: tuple[Camera, ...], raw: RawObservation) -> Tensor | 
     """Pictures (n, To, H, W, 3) uint8 of each camera -> (n, To, cameras, 3, H, W); None without cameras."""
     if not cameras:
         return None
+    import torch
+
     pictures = []
     for camera in cameras:
         if camera.key not in raw:
