@@ -196,7 +196,7 @@ class SimNode(Node):
         self._tell(self._now)
 
     def _repeat(self) -> None:
-        """Who began to listen later hears the newest state too; before the first trial, as a new one, with new pictures."""
+        """Who began to listen later hears the newest state too; before the first trial a new one, with new pictures."""
         with self._lock:
             if time.monotonic() - self._said > REPEAT:
                 self._now += 0 if self._episode.trial else STEP
