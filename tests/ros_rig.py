@@ -170,7 +170,7 @@ class Rig:
 
         assert wait(up, seconds), f"not up: {self.observer.node.get_node_names()}"
 
-    def go(self, tries: int = 5, record: bool = False) -> None:
+    def go(self, tries: int = 10, record: bool = False) -> None:
         """Re-arm, begin a trial, and return when the arm is well under way."""
         why = ""
         for _ in range(tries):  # a machine that is busy with other things may stop it before we do
@@ -243,10 +243,14 @@ class Rig:
 
         return wait(latched, seconds)
 
-    def stalled(self, since: int) -> float:
-        """s: the longest that the simulator, which no fault touches, was not run since then. That is the machine's."""
-        stamps = np.array([arm.stamp for arm in list(self.observer.arms) if arm.stamp >= since - SECOND // 5])
-        return float(np.diff(stamps).max()) / SECOND if len(stamps) > 1 else np.inf
+    def stalled(self, since: int, safety: bool = True) -> float:
+        """s: how late the simulator's servo was at most since then, and safety's heartbeat where it is well."""
+        stamps = [np.array([arm.stamp for arm in list(self.observer.arms) if arm.stamp >= since - SECOND // 5])]
+        if safety:
+            stamps.append(np.array([at for at, _ in list(self.observer.safety) if at >= since - SECOND // 5]))
+        gaps = [np.diff(each).max() / SECOND - usual if len(each) > 1 else np.inf
+                for each, usual in zip(stamps, (0.01, 0.05), strict=False)]
+        return float(max(gaps))
 
     def travelled(self, seconds: float) -> float:
         """m that the arm moves from now on for so long."""

@@ -71,11 +71,11 @@ def test_garbage_on_every_topic(system: Rig) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_again_and_again(system: Rig, fault: Fault) -> None:
-    rows = []
+    rows: list[dict] = []
     for _ in range(TIMES):
         outcome, again = once(system, fault, patience=20)
         rows.append(outcome.row() | {"not_counted": again})
-    write_down(fault.name, rows)
+        write_down(fault.name, rows)
 
 
 @pytest.mark.slow
