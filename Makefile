@@ -33,5 +33,5 @@ lint: setup ## ruff
 	@.venv/bin/ruff check .
 
 clean: ## remove caches and build leftovers (keeps .venv, runs and demos)
-	@rm -rf build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist install log ./*.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

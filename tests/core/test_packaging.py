@@ -105,6 +105,7 @@ def wheel_contents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for house in {name.split(".")[0] for name in declared["packages"]}:
         folder = declared["package-dir"][house]
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "launch", copy / "launch")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, copy)
@@ -126,6 +127,8 @@ def test_wheel_holds_every_file(wheel_contents: Path) -> None:
         there = {p.relative_to(wheel_contents / house) for p in (wheel_contents / house).rglob("*") if p.is_file()}
         assert here - there == set(), f"in {folder} but not in the wheel"
     assert (wheel_contents / "d2ppo_core/conf/config.yaml").exists()
+    files = {path.name for path in wheel_contents.rglob("share/d2ppo_bringup/params/*")}
+    assert files == {path.name for path in (ROOT / "launch" / "params").iterdir()}
 
 
 def _ours(path: Path) -> bool:
