@@ -90,7 +90,7 @@ class DenoisingChain(nn.Module):
         noise, clip, B, A_r = self.factors[i]
         scaled = torch.sub(x, epsilon, alpha=noise).clamp_(-clip, clip)  # x0_hat / r
         if guide is not None:
-            scaled = guide.mixed(scaled, clip / self.clip)
+            scaled = guide.mixed(scaled, clip / self.clip, noise * noise)
         return torch.add(x * B, scaled, alpha=A_r)
 
     def sampling_std(self) -> Tensor:

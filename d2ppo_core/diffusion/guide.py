@@ -4,6 +4,12 @@ While the policy computes, the robot executes the first steps of what the runnin
 steps after them, as far as the running chunk reaches, are held near it, less and less. The paper guides a flow by
 gradients through the network; a denoising chain has its clean estimate at hand at every step, and mixing the running
 chunk into that costs nothing.
+
+How much is mixed in falls with the noise. At noise level alpha_bar the estimate of a chunk of unit variance is unsure
+by v = 1 - alpha_bar; taking the running chunk for a measurement of the new one with variance (1 - w) / w, the best
+mixture of both has the share w v / (w v + 1 - w) of it. So early steps are led to the running chunk's way of doing it,
+and late ones no longer pull the chunk off what the policy would do: with a constant share a policy that has two answers
+ends between them. The gradient of the paper does the same, for it fades where the estimate no longer depends on x_t.
 """
 
 from __future__ import annotations
@@ -18,14 +24,15 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class Guide:
-    """Where chunks are to go: at each denoising step the clean estimate becomes (1 - w) estimate + w chunk."""
+    """Where chunks are to go: at each denoising step the clean estimate becomes (1 - g) estimate + g chunk."""
 
     chunk: Tensor  # (B, H, Da) or (1, H, Da), model units
     weight: Tensor  # w, (B, H) or (H,), in [0, 1]; at 1 the step is frozen: it comes out as `chunk` has it
 
-    def mixed(self, estimate: Tensor, scale: float) -> Tensor:
-        """The guided estimate, where all is multiplied by `scale`; (B, H, Da)."""
-        return estimate.lerp(self.chunk * scale, self.weight[..., None])
+    def mixed(self, estimate: Tensor, scale: float, variance: float) -> Tensor:
+        """The guided estimate, where all is multiplied by `scale`, at the noise level 1 - alpha_bar; (B, H, Da)."""
+        share = self.weight * variance / (self.weight * variance + 1 - self.weight)  # g; 0 and 1 stay what they are
+        return estimate.lerp(self.chunk * scale, share[..., None])
 
     def freeze(self, chunk: Tensor) -> Tensor:
         """The frozen steps put in exactly: the last step leaves them rounded, and exploring adds its noise."""

@@ -106,7 +106,8 @@ def test_a_guided_ddim_chain_equals_the_formulas(explore: bool) -> None:
         now, before = abar[t], abar[t - 5] if t else 1.0
         epsilon, _ = diffusion_mlp(net, mlp, x, np.full(5, t), state)
         estimate = np.clip((x - np.sqrt(1 - now) * epsilon) / np.sqrt(now), -sampler.sample_clip, sampler.sample_clip)
-        estimate = (1 - w) * estimate + w * towards.chunk.numpy()
+        share = w * (1 - now) / (w * (1 - now) + 1 - w)
+        estimate = (1 - share) * estimate + share * towards.chunk.numpy()
         sigma = 0.4 * explore * np.sqrt((1 - before) / (1 - now) * (1 - now / before))
         rest = (x - np.sqrt(now) * estimate) / np.sqrt(1 - now)
         x = np.sqrt(before) * estimate + np.sqrt(1 - before - sigma**2) * rest
@@ -129,19 +130,44 @@ class Certain(Network):
 
 
 @EVERY
-def test_a_guided_chunk_leads_from_the_running_chunk_to_the_new_one(sampler: SamplerSpec) -> None:
-    """The step after the frozen ones is nearer to the running chunk than a chunk drawn freely, by the weight."""
+def test_a_policy_that_is_certain_is_led_no_further_than_its_last_step_allows(sampler: SamplerSpec) -> None:
+    """What decides is how sure the estimate is when it is used: at the last step almost wholly."""
     policy, towards = small_policy(sampler.model_copy(update={"finetuned_steps": sampler.steps}), horizon=H), guide(1)
     towards = Guide(towards.chunk.double(), towards.weight.double())
-    wish = np.random.default_rng(0).uniform(-0.8, 0.8, (H, 2))
-    policy.network = Certain(wish, alpha_bars(sampler.train_steps))
+    wish, abar = np.random.default_rng(0).uniform(-0.8, 0.8, (H, 2)), alpha_bars(sampler.train_steps)
+    policy.network = Certain(wish, abar)
     seen, noise = drawn(policy, dtype=torch.float64)
     free, held = policy.sample(seen, noise, False).chunk, policy.sample(seen, noise, False, towards).chunk
     np.testing.assert_allclose(free, np.broadcast_to(wish, free.shape), atol=1e-5)
     w, running = rtc_weights(H, FROZEN, HELD)[:, None], towards.chunk.numpy()
-    np.testing.assert_allclose(held, np.broadcast_to((1 - w) * wish + w * running, held.shape), atol=1e-5)
-    jump = [np.abs(chunk.numpy() - running)[:, FROZEN].max() for chunk in (held, free)]
-    assert jump[0] < 0.6 * jump[1]
+    share = w * (1 - abar[0]) / (w * (1 - abar[0]) + 1 - w)
+    np.testing.assert_allclose(held, np.broadcast_to((1 - share) * wish + share * running, held.shape), atol=1e-5)
+    assert share[FROZEN] < 0.1 < w[FROZEN]
+
+
+class Undecided(Certain):
+    """The same of a policy that knows two answers for every number, `wish` and its opposite, equally good."""
+
+    def forward(self, x: Tensor, t: Tensor, state: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        a = self.abar[t][:, None, None]
+        estimate = self.wish * torch.tanh(a.sqrt() * self.wish * x / (1 - a))
+        return (x - a.sqrt() * estimate) / (1 - a).sqrt(), {}
+
+
+@EVERY
+def test_a_policy_with_two_answers_goes_on_with_the_running_one_and_not_between_them(sampler: SamplerSpec) -> None:
+    policy = small_policy(sampler.model_copy(update={"finetuned_steps": sampler.steps}), horizon=H)
+    wish = np.full((H, 2), 0.7)
+    policy.network = Undecided(wish, alpha_bars(sampler.train_steps))
+    seen, noise = drawn(policy, rows=200, dtype=torch.float64)
+    side = torch.sign(torch.randn(200, H, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+    weight = torch.tensor(rtc_weights(H, FROZEN, HELD))
+    free = policy.sample(seen, noise, False).chunk
+    held = policy.sample(seen, noise, False, Guide(0.7 * side, weight)).chunk
+    same = [(torch.sign(chunk) == side).double().mean((0, 2)).numpy() for chunk in (free, held)]  # (H,) share
+    assert (np.abs(same[0] - 0.5) < 0.1).all()
+    assert same[1][FROZEN] > 0.62 > 0.58 > same[1][HELD:].max()
+    assert (held.abs() - 0.7).abs().quantile(0.9) < 0.07
 
 
 # --- the actor --------------------------------------------------------------------------------------------------------
