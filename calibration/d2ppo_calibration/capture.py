@@ -22,7 +22,7 @@ from .poses import IDENTITY, Placed, apart
 BLUR = 1.3  # pixels: wider edges mean that something moved, or the lens is out of focus
 SPEED = 0.01  # rad/s: a joint faster than this moves
 REST = 0.5  # s that the robot must have been at rest
-MOVED = 0.05  # of the picture's width: nearer to a view than this, another says nothing new
+MOVED = 0.05  # of the picture's width: a view in which no corner is farther from where it was says nothing new
 TURNED = 4.0  # degrees: the same of the hand
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp")
 
@@ -89,7 +89,7 @@ class Capture:
         """Whether a kept view shows the board at the same place and, with a robot, at the same angle."""
         for view, matrix in zip(self.views, self.poses, strict=True):
             common, here, there = np.intersect1d(seen.ids, view.ids, return_indices=True)
-            moved = np.linalg.norm(seen.pixels[here] - view.pixels[there], axis=1).mean() if len(common) else np.inf
+            moved = np.linalg.norm(seen.pixels[here] - view.pixels[there], axis=1).max() if len(common) else np.inf
             turned = 0.0 if robot is None else apart(robot.matrix, matrix)[1]
             if moved < MOVED * seen.size[0] and turned < TURNED:
                 return True

@@ -64,7 +64,7 @@ class Scene:
             with mujoco.Renderer(model, height, width) as renderer:
                 renderer.update_scene(data, camera=0, scene_option=_visuals(mujoco, model))
                 picture = renderer.render().copy()
-        except (RuntimeError, AttributeError, ImportError) as error:
+        except (RuntimeError, AttributeError, ImportError, mujoco.FatalError) as error:
             raise UserError(f"the scene cannot be drawn ({error}); install libegl1 or libosmesa6") from error
         finally:
             mujoco.mj_forward(model, data)
