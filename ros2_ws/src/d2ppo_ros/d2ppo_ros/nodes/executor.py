@@ -31,6 +31,7 @@ from ..runtime import DeadlineLoop, Listener, run, speaker
 from ..trace import Trace
 
 REPEAT = 0.5  # s of real time after which lockstep sends a request again
+DRIFT = 500_000  # ns: how far ticks may be from the clock before they follow it
 MOVING = (State.ARMED, State.HOLD)
 
 
@@ -202,15 +203,18 @@ class ExecutorNode(Node):
             self._tick(self._due())
 
     def _due(self) -> int:
-        """The time that this tick is for, on the node's clock.
+        """The time that this tick is for, on the node's clock: whole periods after the one before.
 
-        So ticks are whole periods apart: a step that is due at one must not wait for the next because of jitter. Only
-        where a trial has begun since then, it is the time that it is.
+        So a step that is due at a tick never waits for the next one because of jitter. The time is read anew where a
+        trial has begun since then, and where the clocks have drifted apart.
         """
-        now = self._now()
+        now, period = self._now(), self._loop.period
         due = now - (time.monotonic_ns() - self._loop.due)
         seen = self._executor.now if self._executor else 0
-        return now if due < seen <= now else due
+        if due < seen <= now:
+            return now
+        snapped = seen + round((due - seen) / period) * period
+        return snapped if abs(snapped - due) < DRIFT else due
 
     def _tick(self, now: int) -> None:
         """One command, and the request that goes with it."""
