@@ -252,10 +252,14 @@ class SimNode(Node):
 
     def _say_measured(self, state: RobotState, arms: list[ArmState], episode: Episode) -> None:
         self._trace.mark("state", state.stamp)
+        lockstep = self.settings.lockstep
+        if not lockstep:
+            self._say_state(state)  # first: the policy waits for it
         for say, arm in zip(self._say_arm, arms, strict=True):
             say(arm)
         self._say_episode(episode)
-        self._say_state(state)
+        if lockstep:
+            self._say_state(state)  # last: it is what the next command answers
         self._say_plain(state, arms)
 
     def _say_plain(self, state: RobotState, arms: list[ArmState]) -> None:
