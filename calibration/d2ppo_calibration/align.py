@@ -45,8 +45,9 @@ def crop_for(sees: Intrinsics, camera: Camera) -> Crop:
     wanted = np.array([height * camera.width / camera.height, height])
     room = 2 * np.minimum(middle, np.array(sees.size) - middle)
     size = wanted * min(1.0, *(room / wanted))
-    low = np.round(middle - size / 2).astype(int).clip(0)
-    width, height = np.minimum(np.floor(size + 0.5).astype(int), np.array(sees.size) - low)
+    low, high = (np.round(end).astype(int) for end in (middle - size / 2, middle + size / 2))
+    low, high = np.maximum(low, 0), np.minimum(high, sees.size)
+    width, height = high - low
     return Crop(int(low[0]), int(low[1]), int(width), int(height))
 
 

@@ -146,6 +146,10 @@ def _using(add: Add) -> None:
     command.add_argument("--camera", help="the policy's camera (default: its only one)")
     command.add_argument("--scene", type=Path, help="the simulated scene: a `d2ppo bundle` file, .xml or .mjb")
     command.add_argument("--joints", type=float, nargs="+", default=[], help="the arm's joints in the picture, rad")
+    command.add_argument(
+        "--place", nargs=4, action="append", default=[], metavar=("JOINT", "X", "Y", "Z"),
+        help="put the object on this free joint there, m in the robot's base; may be given several times",
+    )  # fmt: skip
     command.add_argument("--joint-prefix", default="robot0_joint")
     command.add_argument("--base-body", default="robot0_base", help="the robot's base in the scene")
     command.add_argument("--link-body", default="robot0_link7", help="the last link in the scene")

@@ -38,6 +38,15 @@ class Scene:
             self.data.qpos[self.model.jnt_qposadr[joint]] = angle
         self._mujoco.mj_forward(self.model, self.data)
 
+    def place(self, joint: str, base: str, position: Sequence[float]) -> None:
+        """Put the object that hangs on a free joint at a position (m) in the robot's base, turned as it is."""
+        number = self._id("joint", joint)
+        if self.model.jnt_type[number] != self._mujoco.mjtJoint.mjJNT_FREE:
+            raise UserError(f"joint '{joint}' of {self.path} is not free; --place moves objects, --joints the arm")
+        start = self.model.jnt_qposadr[number]
+        self.data.qpos[start : start + 3] = (self.body(base) @ [*position, 1.0])[:3]
+        self._mujoco.mj_forward(self.model, self.data)
+
     def body(self, name: str) -> np.ndarray:
         """(4, 4): a body in the world."""
         number = self._id("body", name)

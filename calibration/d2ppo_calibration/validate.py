@@ -97,6 +97,8 @@ def touch_check(
             )
         one, row = by_name[touch.image]
         base_camera = calibration.pose.matrix
+        if calibration.setup == "eye_in_hand" and dataset.views[row].base_effector is None:
+            raise UserError(f"{touch.image} has no base_effector; a camera in the hand is where the robot says it is")
         if calibration.setup == "eye_in_hand":
             base_camera = dataset.base_flange(dataset.views[row]) @ base_camera
         point = base_camera @ board_pose(calibration.intrinsics, one) @ [*dataset.board.corners[touch.corner], 1.0]

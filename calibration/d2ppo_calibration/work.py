@@ -229,12 +229,22 @@ def _simulated(
         )
     scene = Scene(options.scene)
     scene.set_joints(options.joint_prefix, options.joints)
+    for joint, *position in options.place:
+        scene.place(joint, options.base_body, numbers(position, "--place"))
     parent = scene.body(options.base_body)
     if calibration.setup == "eye_in_hand":
         parent = parent @ base_flange_of(scene, options.base_body, options.link_body, options.flange_offset)
     world_camera, own = parent @ calibration.pose.matrix, scene.camera(camera.name)
     checks = difference(world_camera, own[0], fovy, own[1]) if own else []
     return scene.picture(world_camera, fovy, camera.height, camera.width), checks
+
+
+def numbers(words: Sequence[str], option: str) -> list[float]:
+    """Words of the command line as numbers."""
+    try:
+        return [float(word) for word in words]
+    except ValueError as error:
+        raise UserError(f"{option} {' '.join(words)}: these must be numbers ({error})") from error
 
 
 def policy_camera(options: argparse.Namespace) -> Camera:

@@ -16,10 +16,11 @@ from scipy.spatial.transform import Rotation
 from d2ppo_calibration import synthetic
 from d2ppo_calibration.align import comparison, crop_for, field_of_view, mujoco_camera, policy_view, view_checks
 from d2ppo_calibration.board import BoardSpec
-from d2ppo_calibration.calibration import Calibration, write_calibration
+from d2ppo_calibration.calibration import Calibration, calibrate, write_calibration
 from d2ppo_calibration.camera import intrinsics, project
 from d2ppo_calibration.checks import Check
 from d2ppo_calibration.commands import CALIBRATE
+from d2ppo_calibration.dataset import read_dataset
 from d2ppo_calibration.files import read_picture, write_picture
 from d2ppo_calibration.poses import from_vector, inverse, placed, pose
 from d2ppo_calibration.validate import validate
@@ -36,7 +37,7 @@ SCENE = """
 <mujoco><visual><headlight ambient="1 1 1" diffuse="0 0 0" specular="0 0 0"/></visual>
 <worldbody>
 <camera name="any" pos="0 0 3"/>
-<geom name="ball" type="sphere" size="0.01" pos="0.45 -0.1 0.2" rgba="1 0 0 1"/>
+<body pos="0 0 -3"><freejoint name="ball_joint"/><geom type="sphere" size="0.01" rgba="1 0 0 1"/></body>
 <body name="robot0_base" pos="-0.2 0.1 0.05" euler="0 0 30"><geom size="0.01" rgba="0 0 1 1"/>
   <body name="robot0_link7" pos="0.3 0 0.5"><joint name="robot0_joint1" axis="0 1 0"/><geom size="0.005"/></body>
 </body></worldbody></mujoco>"""
@@ -128,8 +129,10 @@ def test_the_simulated_ball_is_where_the_calibrated_camera_sees_it(setup, tmp_pa
     picture[np.hypot(x - real[0], y - real[1]) < 6] = (0, 0, 255)
     write_picture(tmp_path / "real.png", picture)
     files = [str(tmp_path / name) for name in ("c.json", "real.png")]
+    there = [f"{v:.9f}" for v in (inverse(base) @ ball)[:3]]
     command = ["align", *files, "--task", "lift_image", "--scene", str(tmp_path / "scene.xml"),
-               "--joints", str(bent), "--run-dir", str(tmp_path / "out"), "--json"]  # fmt: skip
+               "--joints", str(bent), "--place", "ball_joint", *there,
+               "--run-dir", str(tmp_path / "out"), "--json"]  # fmt: skip
     report = json.loads(d2ppo("calibrate", *command).stdout)  # by itself: it decides which OpenGL mujoco loads
     assert report == json.loads((tmp_path / "out" / "alignment.json").read_text())
     both = read_picture(tmp_path / "out" / "overlay.png").astype(int)
@@ -146,6 +149,7 @@ def test_what_does_not_fit_is_answered_in_a_sentence(tmp_path: Path):
     write_picture(tmp_path / "p.png", np.zeros((480, 640, 3), dtype=np.uint8))
     write_picture(tmp_path / "small.png", np.zeros((48, 64, 3), dtype=np.uint8))
     (tmp_path / "scene.xml").write_text("<mujoco><worldbody/></mujoco>")
+    (tmp_path / "arm.xml").write_text(SCENE)
     (tmp_path / "bad.xml").write_text("<mujoco>")
 
     def align(*more: str, picture: str = "p.png") -> None:
@@ -157,6 +161,8 @@ def test_what_does_not_fit_is_answered_in_a_sentence(tmp_path: Path):
         (("--task", "lift"), "looks at no camera"), ((*lift, "--camera", "moon"), "no camera 'moon'"),
         ((*lift, "--scene", str(tmp_path / "scene.xml")), "no body 'robot0_base'"),
         ((*lift, "--scene", str(tmp_path / "scene.xml"), "--joints", "0"), "no joint 'robot0_joint1'"),
+        ((*lift, "--scene", str(tmp_path / "arm.xml"), "--place", "robot0_joint1", "0", "0", "0"), "is not free"),
+        ((*lift, "--scene", str(tmp_path / "arm.xml"), "--place", "ball_joint", "0", "0", "x"), "must be numbers"),
         ((*lift, "--scene", str(tmp_path / "bad.xml")), "no scene for this mujoco"),
         ((*lift, "--scene", str(tmp_path / "none.xml")), "no such file"),
     ):  # fmt: skip
@@ -167,10 +173,26 @@ def test_what_does_not_fit_is_answered_in_a_sentence(tmp_path: Path):
         align(*lift, picture="small.png")
 
 
-def test_validation_judges_another_recording_and_touched_points(in_hand, copied: Path, tmp_path: Path):
-    from d2ppo_calibration.calibration import calibrate
-    from d2ppo_calibration.dataset import read_dataset
+def test_a_watching_camera_is_checked_by_touching_a_board_on_the_table(copied: Path, in_hand, tmp_path: Path):
+    """The same pictures, as if the camera stood still and the board were put down anew for each."""
+    values = read_dataset(copied).model_dump(mode="json")
+    hand = read_dataset(copied)
+    still = synthetic.BASE_CAMERA
+    touched = []
+    for row, corner in ((1, 3), (7, 30)):
+        camera_board = inverse(hand.base_flange(hand.views[row]) @ in_hand.truth.camera) @ in_hand.truth.board
+        point = (still @ camera_board @ [*BoardSpec().corners[corner], 1.0])[:3]
+        touched.append({"image": hand.views[row].image, "corner": corner, "point": point.tolist()})
+    views = [view | {"base_effector": None} for view in values["views"]]
+    write_json(copied / "dataset.json", values | {"setup": "camera_only", "views": views})
+    write_json(tmp_path / "touches.json", {"touches": touched})
+    made = calibrated(still).model_copy(update={"intrinsics": in_hand.truth.sees})
+    checks = validate(made, copied, tmp_path / "touches.json")
+    assert [check.name for check in checks] == ["lens: corners", "touched corners, most"]
+    assert checks[1].value < 2
 
+
+def test_validation_judges_another_recording_and_touched_points(in_hand, copied: Path, tmp_path: Path):
     made = calibrate(in_hand.folder, in_hand.truth.sees)
     corners = BoardSpec().corners
     touched = [{"image": f"view-{view:03d}.png", "corner": corner,
@@ -188,5 +210,13 @@ def test_validation_judges_another_recording_and_touched_points(in_hand, copied:
     write_json(tmp_path / "touches.json", {"touches": touched})
     with pytest.raises(UserError, match="a corner from 0 to 39"):
         validate(made, copied, tmp_path / "touches.json")
+    touched[0]["corner"] = 0
+    write_json(tmp_path / "touches.json", {"touches": touched})
+    values = read_dataset(copied).model_dump(mode="json") | {"setup": "camera_only"}
+    bare = [view | {"base_effector": None} for view in values["views"]]
+    write_json(copied / "dataset.json", values | {"views": bare})
+    with pytest.raises(UserError, match="where the robot says it is"):
+        validate(made, copied, tmp_path / "touches.json")
+    write_json(copied / "dataset.json", values | {"setup": "eye_in_hand"})
     with pytest.raises(UserError, match="use one of them"):
         validate(made.model_copy(update={"setup": "eye_to_hand"}), copied)

@@ -18,6 +18,7 @@ from d2ppo_calibration.camera import project
 from d2ppo_calibration.commands import CALIBRATE
 from d2ppo_calibration.dataset import read_dataset
 from d2ppo_calibration.detect import Seen, board_pose
+from d2ppo_calibration.export import export, static_transform
 from d2ppo_calibration.handeye import Problem, diversity, hold_out, require_motion, solve, solve_all
 from d2ppo_calibration.intrinsics import calibrate_camera, good_views
 from d2ppo_calibration.poses import apart, from_vector, inverse, placed, pose, vector
@@ -198,3 +199,21 @@ def test_the_command_writes_what_it_prints_and_says_what_is_refused(copied: Path
     with pytest.raises(UserError, match="turn the hand by 30 degrees"):
         CALIBRATE.run(["solve", str(copied), "--out", str(tmp_path / "other.json")])
     assert not (tmp_path / "other.json").exists()
+
+
+def test_rendered_recordings_are_made_and_their_lens_is_found(tmp_path: Path, copied: Path, capsys):
+    made = ["synthetic", str(tmp_path / "new"), "--setup", "camera_only", "--views", "2", "--json"]
+    assert CALIBRATE.run(made) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert known == json.loads((tmp_path / "new" / "truth.json").read_text())
+    assert [view.base_effector for view in read_dataset(tmp_path / "new").views] == [None, None]
+    with pytest.raises(UserError, match="choose a new folder"):
+        CALIBRATE.run(made)
+    with pytest.raises(UserError, match="only 2 views"):
+        CALIBRATE.run(["intrinsics", str(tmp_path / "new"), "--out", str(tmp_path / "lens.json")])
+    assert CALIBRATE.run(["intrinsics", str(copied), "--out", str(tmp_path / "lens.json")]) == 0
+    lens = read_calibration(tmp_path / "lens.json")
+    assert lens.pose is None and lens.setup == "camera_only"
+    with pytest.raises(UserError, match="run `d2ppo calibrate solve`"):
+        static_transform(lens)
+    assert len(export(lens, tmp_path / "out")) == 1
