@@ -22,7 +22,7 @@ from ros_observer import wait
 from ros_rig import CAMERA, DRIFT, Rig, drifting_policy
 
 SETTLE = 0.6  # s that the simulated controller needs to bring the arm to rest once it is told to hold
-FAST = 0.85  # s: the same from the highest speed that clipped actions reach
+FAST = 1.0  # s: the same from the highest speed that clipped actions reach
 SLACK = 0.25  # s for messages, ticks and a machine that has other things to do
 CHUNK = 0.2  # s that a chunk of 4 steps lasts
 STRAY = 0.003  # m: what the controller may creep after that; the policy's drift takes 0.05 s for it
