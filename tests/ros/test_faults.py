@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.faults]
+pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.graph, pytest.mark.faults]
 pytest.importorskip("rclpy")
 pytest.importorskip("d2ppo_interfaces")
 pytest.importorskip("robosuite")
