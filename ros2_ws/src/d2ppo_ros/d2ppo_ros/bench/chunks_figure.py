@@ -26,6 +26,7 @@ def draw(report: dict[str, Any], out: Path) -> None:
         _success(left, report)
         for ax, name in zip(others, SHOWN, strict=True):
             _change(ax, report, name)
+        left.plot([], [], "o", color=MUTED, label="inside its chunks")
         figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
     picture = png(panels, (11.0, 3.8))
@@ -70,4 +71,4 @@ def _change(ax: Axes, report: dict[str, Any], name: str) -> None:
             ax.vlines(x, median, high, color=ink, linewidth=2.5)
             ax.plot(x, median, "o", color=ink, markersize=5)
     ax.set_ylim(bottom=0)
-    ax.set_title(f"change of {heading} [{unit}]")
+    ax.set_title(f"change of {heading} [{unit}], to 95 %")
