@@ -71,4 +71,4 @@ def _change(ax: Axes, report: dict[str, Any], name: str) -> None:
             ax.vlines(x, median, high, color=ink, linewidth=2.5)
             ax.plot(x, median, "o", color=ink, markersize=5)
     ax.set_ylim(bottom=0)
-    ax.set_title(f"change of {heading} [{unit}], to 95 %")
+    ax.set_title(f"change of {heading} [{unit}]")
