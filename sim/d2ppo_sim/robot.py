@@ -53,7 +53,7 @@ class SimulatedRobot:
         self, task: TaskConfig, parts: int = 1, terminate_at_success: bool = True, limits: str = "sim"
     ) -> None:
         if CONTROL_STEP % parts:
-            raise UserError(f"a control step of {CONTROL_STEP} physics steps has no {parts} equal parts; choose 1, 5 or 25")
+            raise UserError(f"a control step of {CONTROL_STEP} physics steps has no {parts} equal parts; use 1, 5 or 25")
         choose_backend()  # before MuJoCo is imported
         import mujoco
 
@@ -123,7 +123,7 @@ class SimulatedRobot:
         ]  # fmt: skip
 
     def _wrench(self, own: np.ndarray, point: np.ndarray) -> np.ndarray:
-        """Contact forces (3,) on an arm by what is not part of it, and their torque (3,) about `point`, in the world."""
+        """Contact forces (3,) on an arm by what is not part of it, and their torque (3,) about `point`; world frame."""
         import mujoco
 
         model, data = self.env.model, self.env.data[0]
