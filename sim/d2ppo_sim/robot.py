@@ -53,7 +53,7 @@ class SimulatedRobot:
         self, task: TaskConfig, parts: int = 1, terminate_at_success: bool = True, limits: str = "sim"
     ) -> None:
         if CONTROL_STEP % parts:
-            raise UserError(f"a control step of {CONTROL_STEP} physics steps has no {parts} equal parts; use 1, 5 or 25")
+            raise UserError(f"a control step of {CONTROL_STEP} physics steps has not {parts} equal parts; use 1 or 5")
         choose_backend()  # before MuJoCo is imported
         import mujoco
 
