@@ -43,8 +43,8 @@ class ExecutorNode(Node):
         self.settings = declare(self, ExecutorSettings)
         if self.settings.lockstep_latency:
             raise UserError(
-                "executor: lockstep_latency is for `d2ppo bench chunks`; through the nodes try a slow policy in real time, "
-                "with the policy's parameter delay"
+                "executor: lockstep_latency is for `d2ppo bench chunks`; through the nodes try a slow policy in real "
+                "time, with the policy's parameter delay"
             )
         self.finished, self.code = threading.Event(), 0
         self._lock = threading.RLock()
