@@ -44,7 +44,7 @@ def signal(rate: float, delay: float, seed: int, axes: np.ndarray | None = None,
 def test_a_cameras_delay_is_found_within_milliseconds(delay, seed):
     """30 pictures a second, half a pixel of noise, against an arm at 100 Hz with 0.1 mm of noise."""
     found = estimate(signal(100, 0, seed, noise=0.0001), signal(30, delay, seed + 1, AXES, noise=0.5))
-    assert abs(found.seconds - delay) < 0.002 and found.spread < 0.004 and found.explained > 0.99
+    assert abs(found.seconds - delay) < 0.002 and found.spread < 0.006 and found.explained > 0.99
 
 
 @given(delay=st.floats(0.0, 0.3))
