@@ -19,7 +19,7 @@ import pytest
 pytestmark = [pytest.mark.ros, pytest.mark.sim, pytest.mark.graph, pytest.mark.faults]
 pytest.importorskip("rclpy")
 pytest.importorskip("d2ppo_interfaces")
-pytest.importorskip("robosuite")
+pytest.importorskip("d2ppo_sim.robosuite_env")  # not robosuite itself: the OpenGL backend is not chosen yet
 
 from d2ppo_core.files import write_json  # noqa: E402
 from ros_faults import FAULTS, Fault, Outcome, busy, endure, judge  # noqa: E402
