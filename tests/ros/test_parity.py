@@ -127,7 +127,8 @@ def recorded(trial: Trial, success: bool) -> Seen:
 
 def compare(ros: list[Seen], reference: list[Seen]) -> None:
     for one, other in zip(ros, reference, strict=True):
-        assert one.digests == other.digests
+        assert one.digests[: len(other.digests)] == other.digests
+        assert len(one.digests) - len(other.digests) <= 1  # the executor asks once more before it hears that it is over
         assert one.actions.tobytes() == other.actions.tobytes()
         assert one.success == other.success
 

@@ -57,6 +57,7 @@ class ExecutorNode(Node):
         self._lease = Lease(0 if self.settings.lockstep else nanoseconds(self.settings.trial_lease))
         self._trace = Trace("executor")
         self._sent: Command | None = None
+        self._asked = 0.0  # when the last request was sent, by the steady clock
         self._make_topics()
         self._loop = DeadlineLoop(self.settings.rate, self._tick_now, "ticks")
         if self.settings.lockstep:
@@ -228,6 +229,7 @@ class ExecutorNode(Node):
         command, request = self._executor.tick(now)
         if request is not None:
             self._trace.mark("request", request.stamp)
+            self._asked = time.monotonic()
             self._say_request(request)
         if command is not None:
             self._sent = command
@@ -239,8 +241,9 @@ class ExecutorNode(Node):
     def _repeat(self) -> None:
         """Lockstep: a request that was sent before the policy listened is sent again."""
         with self._lock:
-            if self._executor and self._executor.running and self._executor.in_flight is not None:
-                self._say_request(self._executor.in_flight)
+            executor, waited = self._executor, time.monotonic() - self._asked
+            if executor and executor.running and executor.in_flight is not None and waited > REPEAT:
+                self._say_request(executor.in_flight)
 
     def _report(self) -> None:
         with self._lock:
