@@ -19,7 +19,8 @@ demo: setup ## demonstrations, pre-training, fine-tuning, evaluation and a repor
 	@bash scripts/demo.sh
 
 # Tests of whole ROS graphs are timed by wall clocks, and so run one at a time. Exit code 5: nothing was chosen by ARGS.
-test: ros ## all tests but the slow ones (ARGS="-k name" passes options to pytest)
+test: setup ## all tests but the slow ones (ARGS="-k name" passes options to pytest)
+	@bash scripts/ros.sh --if-possible
 	@$(PYTEST) -m "not slow and not graph" -n $(WORKERS) --dist loadfile $(ARGS) || [ $$? = 5 ]
 	@$(PYTEST) -m "graph and not slow" $(ARGS) || [ $$? = 5 ]
 

@@ -2,6 +2,8 @@
 # ROS 2 Jazzy from PyPI's wheels and our interfaces, in .venv: what `make ros` runs after `make setup`. For machines
 # without ROS; where ROS is installed, build the workspace with colcon instead (docs/ros.md). Does nothing while nothing
 # has changed.
+#
+#   bash scripts/ros.sh --if-possible   a machine for which there are no wheels is no error (its tests of ROS are skipped)
 set -euo pipefail
 exec </dev/null
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -15,6 +17,12 @@ readonly INTERFACES=ros2_ws/src/d2ppo_interfaces
 stop() {
     printf 'ros: %s\n' "$*" >&2
     exit 1
+}
+
+unfit() { # why these wheels are not for this machine
+    [[ ${1:-} == --if-possible ]] || stop "$2"
+    echo "ros: left out: $2"
+    exit 0
 }
 
 fingerprint() {
@@ -48,9 +56,10 @@ main() {
     local begin=$EPOCHREALTIME wanted
     ! command -v flock >/dev/null || { exec 9<"${BASH_SOURCE[0]}" && flock 9; }
     [[ -x .venv/bin/python ]] || stop "there is no .venv; run 'make setup' first"
-    [[ -z ${ROS_DISTRO:-} ]] ||
-        stop "ROS $ROS_DISTRO is sourced in this shell, and these wheels would mix with it; build with colcon (docs/ros.md), or use a fresh shell"
-    [[ $(uname -m) == x86_64 ]] || stop "the wheels are for x86_64 only; install ROS and build with colcon (docs/ros.md)"
+    [[ -z ${ROS_DISTRO:-} ]] || unfit "${1:-}" \
+        "ROS $ROS_DISTRO is sourced in this shell, and these wheels would mix with it; build with colcon (docs/ros.md), or use a fresh shell"
+    [[ $(uname -m) == x86_64 ]] || unfit "${1:-}" \
+        "the wheels are for x86_64 only; install ROS and build with colcon (docs/ros.md)"
     wanted=$(fingerprint)
     if [[ $(cat "$STAMP" 2>/dev/null) == "$wanted" ]]; then
         echo "ros: up to date"
@@ -68,4 +77,4 @@ main() {
     awk -v a="$begin" -v b="$EPOCHREALTIME" 'BEGIN { printf "ros: done in %.0f s\n", b - a }'
 }
 
-main
+main "$@"
