@@ -5,27 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from pydantic import model_validator
 from scipy.spatial.transform import Rotation
 
-from d2ppo_core.frozen import Frozen
-
-Vector = tuple[float, float, float]
-Quaternion = tuple[float, float, float, float]
+from d2ppo_core import placed
 
 
-class Placed(Frozen):
-    """A pose as files hold it."""
-
-    position: Vector  # m
-    quaternion: Quaternion  # xyzw
-
-    @model_validator(mode="after")
-    def _unit(self) -> Placed:
-        length = float(np.linalg.norm(self.quaternion))
-        if abs(length - 1) > 0.01:
-            raise ValueError(f"the quaternion {self.quaternion} has length {length:.3f}; it must be 1 (xyzw)")
-        return self
+class Placed(placed.Placed):
+    """A pose as files hold it, as a matrix."""
 
     @property
     def matrix(self) -> np.ndarray:

@@ -5,8 +5,6 @@ The model is a file: MJCF (.xml), compiled (.mjb), or a task's bundle as `d2ppo 
 
 from __future__ import annotations
 
-import ctypes
-import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from d2ppo_core.errors import UserError, explain_os_errors
+from d2ppo_core.opengl import choose_backend
 
 from .align import optical
 from .poses import inverse, pose
-
-LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 
 
 class Scene:
@@ -106,21 +103,12 @@ def _visuals(mujoco: Any, model: Any) -> Any:
 
 
 def _mujoco() -> Any:
-    if not os.environ.get("MUJOCO_GL"):
-        os.environ["MUJOCO_GL"] = next((name for name, file in LIBRARIES.items() if _loads(file)), "disable")
+    choose_backend()
     try:
         import mujoco
     except ImportError as error:
         raise UserError("drawing a scene needs mujoco; install d2ppo's 'sim' extra, or leave --scene out") from error
     return mujoco
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 def _load(mujoco: Any, path: Path) -> Any:

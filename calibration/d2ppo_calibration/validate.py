@@ -9,6 +9,7 @@ import numpy as np
 
 from d2ppo_core.errors import UserError
 from d2ppo_core.frozen import Frozen
+from d2ppo_core.placed import Vector
 
 from .calibration import Calibration, look, problem_of, require_size
 from .camera import project
@@ -17,7 +18,7 @@ from .dataset import Dataset
 from .detect import Seen, board_pose, error_of
 from .files import read, read_picture, write_picture
 from .handeye import Problem, Solution
-from .poses import Vector, inverse, mean, spread
+from .poses import inverse, mean, spread
 
 
 class Touch(Frozen):

@@ -1,44 +1,24 @@
-"""Which OpenGL MuJoCo renders with, decided before MuJoCo is imported; and a quiet import of robosuite.
+"""Off-screen pictures of a model, and a quiet import of robosuite.
 
 Rendering is optional. Where neither EGL nor OSMesa is there, everything but `render` works.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import sys
 import types
 from typing import Any
 
 from d2ppo_core import contract
 from d2ppo_core.errors import UserError
+from d2ppo_core.opengl import choose_backend
 
 NO_GRAPHICS = (
     "pictures need an off-screen OpenGL, and neither EGL nor OSMesa works here{why}; "
     "install one with `apt-get install libegl1 libgl1-mesa-dri libosmesa6`"
 )
-_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
 _log = logging.getLogger(__name__)
-
-
-def choose_backend() -> str:
-    """Set `MUJOCO_GL` to egl, osmesa or disable, unless the user has set it. Call before importing mujoco."""
-    chosen = os.environ.get("MUJOCO_GL", "").lower().strip()
-    if not chosen:
-        chosen = next((name for name, library in _LIBRARIES.items() if _loads(library)), "disable")
-        os.environ["MUJOCO_GL"] = chosen
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # small pictures gain nothing from llvmpipe's threads
-    return chosen
-
-
-def _loads(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
 
 
 def import_robosuite() -> Any:

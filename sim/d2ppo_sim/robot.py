@@ -18,9 +18,9 @@ from d2ppo_core.conf.schema import TaskConfig
 from d2ppo_core.contract import ActionSpec, ObservationSpec
 from d2ppo_core.envs import EnvRequest, Step
 from d2ppo_core.errors import UserError
+from d2ppo_core.opengl import choose_backend
 from d2ppo_core.tasks import action_spec, observation_spec
 
-from .graphics import choose_backend
 from .native.compiler import load_core
 from .native.library import find_task_model
 from .native.simulation import NO_LIMIT

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from d2ppo_core.opengl import choose_backend
 from d2ppo_ros.safety.kinematics import LIMITS, forward
 from safety_bench import HOME
 
@@ -51,7 +52,7 @@ def test_limits_are_ranges(model: str) -> None:
 @pytest.mark.sim
 def test_equals_the_simulators_model() -> None:
     """robosuite's Panda: same lengths, its hand 0.1065 m ahead of joint 7 and the grip site 0.097 m further."""
-    pytest.importorskip("d2ppo_sim.graphics").choose_backend()  # before MuJoCo is imported
+    choose_backend()  # before MuJoCo is imported
     mujoco = pytest.importorskip("mujoco")
     robots = pytest.importorskip("robosuite.models.robots")
     grippers = pytest.importorskip("robosuite.models.grippers")

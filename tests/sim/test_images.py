@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from d2ppo_core import opengl
 from d2ppo_core.contract import Camera
 from d2ppo_core.envs import EnvRequest, make_env
 from d2ppo_core.errors import UserError
@@ -36,7 +37,7 @@ RED, GREEN, BLUE, WHITE = (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)
     ("top_left", "bgr", (BLUE, GREEN, RED, WHITE)),
 ])
 def test_corners_are_where_the_contract_says(origin, colour, expected):
-    graphics.choose_backend()
+    opengl.choose_backend()
     import mujoco
 
     model = mujoco.MjModel.from_xml_string(CORNERS)

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from d2ppo_core.contract import Camera
 from d2ppo_core.envs import EnvRequest
 from d2ppo_core.errors import UserError
-from d2ppo_sim.graphics import choose_backend
+from d2ppo_core.opengl import choose_backend
 from d2ppo_sim.native.compiler import eigen_address, load_core, load_numba_core
 from d2ppo_sim.native.library import find_task_model
 from d2ppo_sim.native.vector import NativeVectorEnv

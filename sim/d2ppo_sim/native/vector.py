@@ -12,8 +12,9 @@ import numpy as np
 from d2ppo_core.action import apply_limits
 from d2ppo_core.envs import EnvRequest, RawObservation, Step
 from d2ppo_core.errors import UserError
+from d2ppo_core.opengl import choose_backend
 
-from ..graphics import Camera, choose_backend
+from ..graphics import Camera
 from ..painter import SEEN
 from ..pool import cpu_count
 from ..randomise import applied, parse

@@ -28,6 +28,7 @@ import numpy as np
 import yaml
 from pydantic import Field, model_validator
 
+from d2ppo_core import placed
 from d2ppo_core.errors import UserError, explain_os_errors
 from d2ppo_core.frozen import Frozen, Positive
 from d2ppo_core.tasks import validated
@@ -39,23 +40,11 @@ DISTORTIONS = (0, 4, 5, 8, 12, 14)  # how many coefficients of OpenCV's models t
 MODELS = ("", "plumb_bob", "rational_polynomial")
 
 Metres = Annotated[float, Field(gt=0)]
-Vector = tuple[float, float, float]
-Quaternion = tuple[float, float, float, float]
 File = TypeVar("File", bound=Frozen)
 
 
-class Placed(Frozen):
+class Placed(placed.Placed):
     """Something with a pose in a frame that its owner names."""
-
-    position: Vector  # m
-    quaternion: Quaternion  # xyzw
-
-    @model_validator(mode="after")
-    def _unit(self) -> Placed:
-        length = float(np.linalg.norm(self.quaternion))
-        if abs(length - 1) > 0.02:
-            raise ValueError(f"the quaternion {self.quaternion} has length {length:.3f}; it must be 1 (xyzw)")
-        return self
 
     @property
     def pose(self) -> Pose:
