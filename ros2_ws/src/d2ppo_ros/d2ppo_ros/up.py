@@ -66,6 +66,7 @@ class Supervisor:
         try:
             for process in self.wanted:
                 self._start(process)
+            print(f"d2ppo up: {len(self.wanted)} nodes are started; Ctrl-C stops them in order", file=sys.stderr)
             return self._watch()
         finally:
             self.stop()
@@ -97,6 +98,7 @@ class Supervisor:
                 if name != last or code:
                     print(f"d2ppo up: {name} ended ({_said(code)}); everything is stopped", file=sys.stderr)
                 return code if code > 0 else 1 if code or name != last else 0
+        print("d2ppo up: interrupted; the nodes are stopped in order", file=sys.stderr)
         return 130
 
     def end(self) -> None:
