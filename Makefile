@@ -1,6 +1,6 @@
 # Everything a newcomer needs; `make` alone lists it. `demo` and `test` set up first, which costs nothing once done.
 .DEFAULT_GOAL := help
-.PHONY: help setup ros demo test test-slow test-faults lint clean
+.PHONY: help setup ros robot demo test test-slow test-faults lint clean
 
 # Two test processes with one thread each: torch's own threads would only fight over the cores.
 WORKERS ?= 2
@@ -14,6 +14,9 @@ setup: ## make .venv with the pinned packages (does nothing when nothing changed
 
 ros: setup ## ROS 2 Jazzy from PyPI's wheels and our interfaces, into .venv (where ROS is installed: docs/ros.md)
 	@bash scripts/ros.sh
+
+robot: setup ## the client library that speaks to your arm: make robot ROBOT=panda or ROBOT=fr3 (docs/robot.md)
+	@bash scripts/robot.sh "$(ROBOT)"
 
 demo: setup ## demonstrations, pre-training, fine-tuning, evaluation and a report of robosuite Lift, in runs/demo
 	@bash scripts/demo.sh
