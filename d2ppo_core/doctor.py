@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import machine, probes
+from .cli import listing, registered
 from .errors import UserError
 from .files import write_json
 from .machine import BROKEN, MISSING, OK, WARNING, Row
@@ -44,8 +45,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str]) -> int:
-    """Print the findings; 0, or 1 where something needed does not work."""
-    parser = _Parser(prog="d2ppo doctor", description="What this machine can do, and how to mend what it cannot.")
+    """Print the findings, or a house's (entry-point group `d2ppo.doctors`); 0, or 1 where something needed fails."""
+    others = registered("d2ppo.doctors", "d2ppo doctor")
+    if arguments and arguments[0] in others:
+        return others[arguments[0]].run(arguments[1:])
+    if arguments and not arguments[0].startswith("-"):
+        raise UserError(f"there is no `d2ppo doctor {arguments[0]}`; choose one of {', '.join(others)}, or no name")
+    parser = _Parser(
+        prog="d2ppo doctor", description="What this machine can do, and how to mend what it cannot.",
+        epilog="d2ppo doctor NAME looks at more:\n" + listing(others),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--run-dir", metavar="DIR", help="also write them to DIR/doctor.json")
     parser.add_argument("--picture", metavar="FILE.png", help="instead: write the picture that a policy gets")
