@@ -17,6 +17,7 @@ from pathlib import Path
 from d2ppo_core.cli import HELP, Command
 
 from . import graph
+from .alone import require_alone
 from .parameters import table
 from .scenarios import SCENARIOS, parse
 
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> int:
         return 0
     scenario, *rest = arguments
     system = graph.system(scenario, parse(scenario, rest))
+    require_alone(system)
     return Supervisor(system.processes, system.files, system.environment).run()
 
 

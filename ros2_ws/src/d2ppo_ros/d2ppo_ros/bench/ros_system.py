@@ -14,6 +14,7 @@ from typing import Any
 from d2ppo_core.errors import UserError
 
 from .. import graph
+from ..alone import require_alone
 from ..trace import FOLDER
 from ..up import Supervisor
 
@@ -40,6 +41,7 @@ def watch(system: graph.System, traces: Path, outcome: Path, seconds: float) -> 
     Args:
         traces: folder that the nodes write their marks to. outcome: file that the trials' node writes.
     """
+    require_alone(system)
     traces.mkdir(parents=True, exist_ok=True)
     environment = {**system.environment, FOLDER: str(traces.absolute())}
     supervisor, seen = Supervisor(system.processes, system.files, environment), Watched()

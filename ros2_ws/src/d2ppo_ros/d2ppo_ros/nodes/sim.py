@@ -68,7 +68,7 @@ class SimNode(Node):
         self.robot = SimulatedRobot(task, 1 if lockstep else PARTS, lockstep, self.settings.limits)
         self._lock, self._cameras, self._trace = threading.RLock(), FaultyCameras(self.settings.seed), Trace("sim")
         self._now, self._loops, self._order = FIRST, [], Order.DISARMED
-        self._servo, self._watchdog = Servo(self.robot.action), Watchdog()
+        self._watchdog = Watchdog()
         self._announce()
         self._make_publishers()
         self._begin("", self.settings.seed)
@@ -151,6 +151,7 @@ class SimNode(Node):
     def _begin(self, trial: str, seed: int) -> None:
         self.robot.reset(seed)
         self._episode, self._parts = Episode(self.stamp(), trial, seed, 0), 0
+        self._servo = Servo(self.robot.action)  # the grippers, too, are told nothing yet
         self._servo.hold(self._arms(self.stamp()))
 
     def _account(self, step: Step) -> None:
