@@ -5,7 +5,6 @@ MuJoCo's cameras look along -z with y up; optical frames look along z with y dow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -14,46 +13,14 @@ from scipy.spatial.transform import Rotation
 
 from d2ppo_core.contract import Camera
 from d2ppo_core.errors import UserError
+from d2ppo_core.lens import Crop, Intrinsics, crop_field_of_view
 from d2ppo_core.observation import fit_image
 
-from .camera import Intrinsics
 from .checks import Check
 from .poses import apart
 
 TO_MUJOCO = np.diag([1.0, -1.0, -1.0, 1.0])  # optical <-> MuJoCo, its own inverse
 SHOWN = 384  # pixels: height of the pictures for people
-
-
-@dataclass(frozen=True)
-class Crop:
-    """The part of the real picture that shows what the policy's camera would: pixels."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-    def of(self, picture: np.ndarray) -> np.ndarray:
-        """(h, w, ...) cut."""
-        return picture[self.y : self.y + self.height, self.x : self.x + self.width]
-
-
-def crop_for(sees: Intrinsics, camera: Camera) -> Crop:
-    """The part of the contract's shape and field of view about the optical axis, as far as the picture has it."""
-    middle = np.array([sees.matrix[2], sees.matrix[5]]) + 0.5  # the axis, from the picture's corner
-    height = 2 * sees.matrix[4] * np.tan(np.radians(camera.field_of_view) / 2)
-    wanted = np.array([height * camera.width / camera.height, height])
-    room = 2 * np.minimum(middle, np.array(sees.size) - middle)
-    size = wanted * min(1.0, *(room / wanted))
-    low, high = (np.round(end).astype(int) for end in (middle - size / 2, middle + size / 2))
-    low, high = np.maximum(low, 0), np.minimum(high, sees.size)
-    width, height = high - low
-    return Crop(int(low[0]), int(low[1]), int(width), int(height))
-
-
-def field_of_view(sees: Intrinsics, crop: Crop) -> float:
-    """Degrees, vertical: of the crop, without the lens's distortion."""
-    return float(2 * np.degrees(np.arctan(crop.height / 2 / sees.matrix[4])))
 
 
 def view_checks(sees: Intrinsics, crop: Crop, camera: Camera) -> list[Check]:
@@ -65,9 +32,10 @@ def view_checks(sees: Intrinsics, crop: Crop, camera: Camera) -> list[Check]:
     bent, _ = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), sees.k, sees.d)
     scale = camera.height / crop.height
     off = np.array([crop.x + crop.width / 2, crop.y + crop.height / 2]) - 0.5 - sees.k[:2, 2]
+    fov = crop_field_of_view(sees, crop)
     lens = scale * np.linalg.norm(bent.reshape(-1, 2) - straight, axis=1).max()
     return [
-        Check(name="field of view, off by", value=abs(field_of_view(sees, crop) - camera.field_of_view), unit="deg",
+        Check(name="field of view, off by", value=abs(fov - camera.field_of_view), unit="deg",
               required=2, good=0.5),
         Check(name="axis from the middle", value=float(scale * np.linalg.norm(off)), unit="px of the policy",
               required=2, good=0.5),

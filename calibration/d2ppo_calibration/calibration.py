@@ -6,8 +6,6 @@ hand). It is absent where only the camera itself was calibrated.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
@@ -18,6 +16,7 @@ from pydantic import Field
 from d2ppo_core.errors import UserError
 from d2ppo_core.files import write_json
 from d2ppo_core.frozen import Frozen
+from d2ppo_core.lens import content_digest
 
 from . import dataset as recorded
 from .board import BoardSpec
@@ -72,8 +71,7 @@ class Calibration(Frozen):
 
     def content_digest(self) -> str:
         """Hex sha256 of everything but `digest`."""
-        values = self.model_dump(mode="json", exclude={"digest"})
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return content_digest(self.model_dump(mode="json"))
 
 
 def write_calibration(path: str | Path, calibration: Calibration) -> Calibration:

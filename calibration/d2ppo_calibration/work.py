@@ -175,6 +175,8 @@ def merged(path: Path, values: dict[str, Any]) -> dict[str, Any]:
 def align(options: argparse.Namespace) -> int:
     import cv2
 
+    from d2ppo_core.lens import crop_field_of_view, crop_for
+
     from . import align as maths
 
     calibration, picture = read_calibration(options.calibration), read_picture(options.picture)
@@ -184,8 +186,8 @@ def align(options: argparse.Namespace) -> int:
             f"{options.picture} is {picture.shape[1]} x {picture.shape[0]}, the camera was calibrated at "
             f"{sees.width} x {sees.height}; take a picture of that size"
         )
-    crop = maths.crop_for(sees, camera)
-    fovy, checks = maths.field_of_view(sees, crop), maths.view_checks(sees, crop, camera)
+    crop = crop_for(sees, camera)
+    fovy, checks = crop_field_of_view(sees, crop), maths.view_checks(sees, crop, camera)
     upright = camera.model_copy(update={"colour": "bgr", "origin": "top_left"})
     real = maths.policy_view(picture, crop, upright)
     write_picture(options.run_dir / "policy_view.png", real)

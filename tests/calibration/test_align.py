@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from d2ppo_calibration import synthetic
-from d2ppo_calibration.align import comparison, crop_for, field_of_view, mujoco_camera, policy_view, view_checks
+from d2ppo_calibration.align import comparison, mujoco_camera, policy_view, view_checks
 from d2ppo_calibration.board import BoardSpec
 from d2ppo_calibration.calibration import Calibration, calibrate, write_calibration
 from d2ppo_calibration.camera import intrinsics, project
@@ -27,6 +27,7 @@ from d2ppo_calibration.validate import validate
 from d2ppo_core.contract import Camera
 from d2ppo_core.errors import UserError
 from d2ppo_core.files import write_json
+from d2ppo_core.lens import crop_field_of_view, crop_for, read_calibrated
 from support import d2ppo
 
 WIDE = intrinsics((640, 480), np.array([[300.0, 0, 325.0], [0, 301.0, 236.0], [0, 0, 1]]), np.zeros(5))
@@ -61,7 +62,7 @@ def test_the_crop_ends_where_the_policys_view_does(fov, width, height):
     ends = project(WIDE, np.eye(4), np.array([[-up * width / height, -up, 1.0], [up * width / height, up, 1.0]]))
     low, high = np.array([crop.x, crop.y]) - 0.5, np.array([crop.x + crop.width, crop.y + crop.height]) - 0.5
     assert np.abs(low - ends[0]).max() <= 1.5 and np.abs(high - ends[1]).max() <= 1.5
-    assert abs(field_of_view(WIDE, crop) - fov) < 0.3
+    assert abs(crop_field_of_view(WIDE, crop) - fov) < 0.3
 
 
 def test_a_camera_that_sees_too_little_gives_all_it_has():
@@ -220,3 +221,20 @@ def test_validation_judges_another_recording_and_touched_points(in_hand, copied:
     write_json(copied / "dataset.json", values | {"setup": "eye_in_hand"})
     with pytest.raises(UserError, match="use one of them"):
         validate(made.model_copy(update={"setup": "eye_to_hand"}), copied)
+
+
+def test_the_core_reads_what_calibration_wrote(tmp_path: Path):
+    """The camera's node crops by this file, and names its digest in every trial."""
+    written = write_calibration(tmp_path / "front.json", calibrated(pose((1, 2, 3), np.array([0.1, 0.2, 0.3]))))
+    read = read_calibrated(tmp_path / "front.json")
+    assert (read.sees, read.digest, read.camera) == (WIDE, written.digest, "front")
+    text = (tmp_path / "front.json").read_text()
+    for changed, says in (
+        (text.replace('"front"', '"wrist"', 1), "was changed"), (text[:40], "is no calibration"), ("[]", "is no calib"),
+        (text.replace('"intrinsics"', '"lens"'), "is no calibration"),
+    ):  # fmt: skip
+        (tmp_path / "changed.json").write_text(changed)
+        with pytest.raises(UserError, match=says):
+            read_calibrated(tmp_path / "changed.json")
+    with pytest.raises(UserError, match=r"none\.json"):
+        read_calibrated(tmp_path / "none.json")
