@@ -159,6 +159,8 @@ def _trial(options: SystemOptions, simulated: bool) -> Process:
 def trials(options: SystemOptions) -> Process:
     """What asks for one trial after the other, and ends."""
     out = str(Path(options.run_dir).absolute() / "trials.json") if options.run_dir else ""
+    if out and Path(out).exists():
+        raise UserError(f"{out} holds the outcomes of an earlier run; choose another run_dir, or remove it")
     return Process("trials", f"{NODES}.run_trials", {
         "trials": options.trials, "first_seed": options.first_seed, "record": bool(options.record), "out": out,
     })  # fmt: skip

@@ -63,7 +63,7 @@ class RobotOptions(SystemOptions):
 class RecordOptions(CommonOptions):
     """The recorder alone, beside a system that runs."""
 
-    record: str = parameter("trials", "folder for records of the trials")
+    record: str = parameter("runs/records", "folder for records of the trials")
     raw: bool = parameter(False, "record the cameras' raw pictures, too: many MB a second")
 
 

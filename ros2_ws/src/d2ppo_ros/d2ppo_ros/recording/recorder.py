@@ -10,7 +10,7 @@ import json
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,12 +38,13 @@ TOPICS = {
     "safety/state": OURS + "SafetyState",
     "episode": OURS + "EpisodeState",
     "camera/{}/contract": "std_msgs/msg/String",
+    "camera/{}/setup": "std_msgs/msg/String",
     "camera/{}/image": "sensor_msgs/msg/Image",
     "camera/{}/frame": OURS + "FrameInfo",
     "camera/{}/camera_info": "sensor_msgs/msg/CameraInfo",
     "camera/{}/raw": "sensor_msgs/msg/Image",
 }
-OPTIONAL = ("object/state", "episode")  # nobody need publish them: recorded where they are, never waited for
+OPTIONAL = ("object/state", "episode", "camera/{}/setup")  # recorded where somebody publishes them, never waited for
 LIBRARIES = ("torch", "numpy", "rosbags", "mujoco", "robosuite")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -52,7 +53,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 class RecorderSettings:
     """Parameters of the recorder's node."""
 
-    folder: str = parameter("trials", "where trials go, each into a folder of its own name")
+    folder: str = parameter("runs/records", "where trials go, each into a folder of its own name")
     arms: int = parameter(1, "how many arms the robot has", low=1, high=2)
     cameras: list[str] = parameter([], "names of the policy's cameras")
     raw: bool = parameter(False, "record the cameras' raw pictures, too: many MB a second")
@@ -63,15 +64,24 @@ class RecorderSettings:
     queue: int = parameter(256, "what may wait for the disk; more is dropped", unit="MiB", low=1, high=16384)
 
 
+def _filled(name: str, settings: RecorderSettings) -> list[str]:
+    """A topic's names: of one with a gap, one for each arm or camera."""
+    arms = [str(arm) for arm in range(settings.arms)]
+    return [name.format(place) for place in (arms if name.startswith("robot/") else settings.cameras)] if (
+        "{}" in name) else [name]  # fmt: skip
+
+
+def optional(settings: RecorderSettings) -> set[str]:
+    """Relative names of the topics that are not waited for."""
+    return {name for gap in OPTIONAL for name in _filled(gap, settings)}
+
+
 def wanted(settings: RecorderSettings) -> dict[str, str]:
     """Relative (or, of extras, any) name of each topic to record, and its type."""
-    arms, cameras = [str(arm) for arm in range(settings.arms)], settings.cameras
     found = {}
-    for name, kind in TOPICS.items():
-        if name == "camera/{}/raw" and not settings.raw:
-            continue
-        places = arms if name.startswith("robot/") else cameras
-        found.update({name.format(place): kind for place in places} if "{}" in name else {name: kind})
+    for gap, kind in TOPICS.items():
+        if gap != "camera/{}/raw" or settings.raw:
+            found.update(dict.fromkeys(_filled(gap, settings), kind))
     for line in settings.extra:
         name, _, kind = line.strip().partition(" ")
         if not re.fullmatch(r"\w+/msg/\w+", kind.strip()):
@@ -92,8 +102,8 @@ class Recorder:
         """Of the trial that is being recorded."""
         return self._writer.folder if self._writer else None
 
-    def start(self, trial: str, metadata: str, topics: Sequence[Topic]) -> Path:
-        """Open the trial's folder; `metadata` is a JSON object, or empty.
+    def start(self, trial: str, metadata: str, topics: Sequence[Topic], seen: Mapping[str, Any] | None = None) -> Path:
+        """Open the trial's folder; `metadata` is a JSON object, or empty; `seen`, what the recorder knows itself.
 
         Raises:
             UserError: another trial is being recorded, no name for a folder, no JSON, or the folder exists.
@@ -108,7 +118,7 @@ class Recorder:
             raise UserError(f"the metadata of {trial} are no JSON ({error})") from error
         if not isinstance(stated, dict):
             raise UserError(f"the metadata of {trial} are {type(stated).__name__}, not an object of names and values")
-        about = {**stated, "trial": trial, "versions": versions()}
+        about = {**stated, **(seen or {}), "trial": trial, "versions": versions()}
         path = Path(self.settings.folder).expanduser() / trial
         self._writer = TrialWriter(path, topics, about, self.settings.queue * 2**20)
         return path

@@ -30,6 +30,7 @@ def describe(trial: Trial) -> dict[str, Any]:
         "state": about.get("state"),
         "outcome": about.get("outcome", {}),
         "success": succeeded(trial),
+        "ended": _ended(about),
         "duration": duration,
         "lossy": bool(about.get("lossy")) or lost,
         "topics": {
@@ -41,6 +42,14 @@ def describe(trial: Trial) -> dict[str, Any]:
         "episode": _episode(trial),
         "safety": _safety(trial),
     }
+
+
+def _ended(about: dict[str, Any]) -> str:
+    """How the record came to its end, where that is not how a trial's does: a hint that its outcome is missing."""
+    why = about.get("outcome", {}).get("ended", "")
+    if about.get("state") != "complete":
+        return f"the recorder was killed; its state is '{about.get('state')}'"
+    return "" if why in ("stopped", "") else f"{why} before the trial's end"
 
 
 def _times_and_gaps(trial: Trial) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
@@ -120,18 +129,28 @@ def print_trial(about: dict[str, Any]) -> None:
     lossy = ", LOSSY" if about["lossy"] else ""
     table = Table(title=f"{about['trial']}: {about['state']}{lossy}, {about['duration']:.1f} s")
     for column in ("topic", "type", "seen", "written", "dropped", "lost", "missing", "Hz"):
-        table.add_column(column, justify="left" if column in ("topic", "type") else "right", overflow="fold")
+        table.add_column(column, justify="left" if column in ("topic", "type") else "right", no_wrap=True)
     for name, count in about["topics"].items():
         rate = "" if count["rate"] is None else f"{count['rate']:.1f}"
         numbers = ["" if count[k] is None else str(count[k]) for k in ("seen", "written", "dropped", "lost", "missing")]
         table.add_row(name, count["type"].rsplit("/", 1)[1], *numbers, rate)
-    Console().print(table)
+    wide = Console(width=1000).measure(table).maximum  # a topic's name is for copying: rather a long line than two
+    Console(width=max(Console().width, wide)).print(table)
     print("\n".join(_lines(about)))
+
+
+def _judged(outcome: dict[str, Any]) -> str:
+    """What a person said of the trial."""
+    if "judged" not in outcome:
+        return ""
+    void = f"void: {outcome['void']}" if "void" in outcome else ""
+    return f" ({'; '.join(part for part in ('as a person judged', void, outcome.get('notes', '')) if part)})"
 
 
 def _lines(about: dict[str, Any]) -> list[str]:
     chunks, safety = about["chunks"], about["safety"]
-    success = "yes" if about["success"] else "no"
+    success = "yes" if about["success"] else f"unknown ({about['ended']})" if about["ended"] else "no"
+    success += _judged(about["outcome"])
     lines = [f"success: {success}; seed {about['seed']}; {about['episode'].get('control_steps', 'no')} control steps"]
     if chunks["count"]:
         took = chunks["inference_ms"]
