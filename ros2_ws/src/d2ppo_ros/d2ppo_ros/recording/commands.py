@@ -1,4 +1,6 @@
-"""`d2ppo trials`: recorded trials shown, replayed, exported and recovered. No ROS is needed."""
+"""`d2ppo trials`: recorded trials shown, replayed, exported and recovered, for which no ROS is needed; and policies
+compared trial by trial, which is the work of `d2ppo_ros.trials`.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +15,40 @@ from d2ppo_core.errors import UserError
 from d2ppo_core.files import write_json
 
 EPILOG = """examples:
-  d2ppo trials show    trials/lift-0007
-  d2ppo trials replay  trials/lift-0007 --checkpoint runs/lift-ppo/policy.safetensors
-  d2ppo trials export  trials/lift-* --out demos/recorded.hdf5
-  d2ppo trials export  trials/lift-* --format lerobot --out datasets/lift
-  d2ppo trials recover trials/lift-0008
+  d2ppo trials run     policies=runs/lift,runs/lift-ppo episodes=20 blind=true run_dir=runs/blind
+  d2ppo trials results runs/blind
+  d2ppo trials show    runs/records/lift-0007
+  d2ppo trials replay  runs/records/lift-0007 --checkpoint runs/lift-ppo/policy.safetensors
+  d2ppo trials export  runs/records/lift-* --out demos/recorded.hdf5
+  d2ppo trials export  runs/records/lift-* --format lerobot --out datasets/lift
+  d2ppo trials recover runs/records/lift-0008
 """
+JUDGED = {  # what `d2ppo_ros.trials.command` does, and reads its words itself
+    "run": "compare policies trial by trial, blind, judged by a person (`d2ppo trials run --help`)",
+    "results": "what such a comparison has given",
+}
 
 
 def run(arguments: list[str]) -> int:
-    """Run one of the four; the exit code."""
-    options = _parser().parse_args(arguments)
+    """Run one of them; the exit code."""
     try:
+        if arguments and arguments[0] in JUDGED:
+            return _judged(*arguments)
+        options = _parser().parse_args(arguments)
         return options.work(options)
     except ImportError as error:
         raise UserError(f"`d2ppo trials` needs a part that is not installed ({error}); run `make setup`") from error
 
 
+def _judged(name: str, *words: str) -> int:
+    from ..trials.command import run, show_results
+
+    return run(words) if name == "run" else show_results(words)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="d2ppo trials", description="Recorded trials: look at them, replay, export and recover them.",
+        prog="d2ppo trials", description="Trials: run them, look at their records, replay, export and recover them.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -45,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(work=work)
         return command
 
+    for name, about in JUDGED.items():
+        commands.add_parser(name, help=about, add_help=False)
     add("show", _show, True, "topics, counts, what was lost, chunks, commands, safety's decisions")
     command = add("replay", _replay, False, "run the policy again on what was recorded; exit code 1 if it differs")
     command.add_argument("--checkpoint", help="the policy's file; default: what the trial says")
@@ -143,4 +161,4 @@ def _recover(options: argparse.Namespace) -> int:
     return 0
 
 
-TRIALS = Command("recorded trials: show, replay, export to train on, recover", run)
+TRIALS = Command("compare policies in trials, blind; recorded trials: show, replay, export to train on, recover", run)
