@@ -104,6 +104,7 @@ class Painter:
 
         context, _, _ = self._contexts[look.multisampling]
         pixels, frame = np.empty((height, width, 3), dtype=np.uint8), mujoco.MjrRect(0, 0, width, height)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)  # another look's may be bound
         mujoco.mjr_render(frame, self._scene, context)
         mujoco.mjr_readPixels(pixels, None, frame, context)
         return pixels
@@ -132,7 +133,6 @@ class Painter:
             raise UserError(NO_GRAPHICS.format(why=f" ({' '.join(str(error).split())})")) from error
         finally:
             screen.offheight, screen.offwidth, quality.offsamples = before
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
         self._contexts[samples] = context, height, width
         return context
 

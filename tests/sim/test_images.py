@@ -104,6 +104,16 @@ def test_settings_change_pixels_and_leaving_out_what_is_unseen_does_not(lift, mo
         assert not np.array_equal(lift._camera.image(lift.data, view, FRONT.model_copy(update=change)), fast[FRONT.key])
 
 
+def test_pictures_of_two_settings_in_turn_do_not_mix(lift):
+    """As when a policy's images and a video's pictures are painted in turn."""
+    view, smooth = lift.view(), FRONT.model_copy(update={"multisampling": 4, "reflections": True})
+    first = [lift._camera.image(lift.data, view, camera) for camera in (FRONT, smooth)]
+    assert not np.array_equal(*first)
+    for _ in range(2):
+        for camera, image in zip((FRONT, smooth), first, strict=True):
+            np.testing.assert_array_equal(lift._camera.image(lift.data, view, camera), image)
+
+
 def test_an_earlier_view_is_painted_later_and_leaves_the_simulation_alone(lift):
     lift.reset(2)
     before, image = lift.view(), lift.images(lift.view())
