@@ -58,8 +58,11 @@ def every_system(policy: Path) -> dict[str, graph.System]:
         "robot": ["trials=1", "record=out", "object_file=a", "cameras_file=b", "max_duration=5"],
         "record": ["raw=true"],
     }
-    return {
+    made = {
         name: graph.system(name, scenarios.parse(name, [f"checkpoint={policy}", *more])) for name, more in words.items()
+    }
+    return made | {
+        "standin": graph.system("robot", scenarios.parse("robot", [f"checkpoint={policy}", "standin=true"]))
     }
 
 

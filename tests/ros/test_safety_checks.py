@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from d2ppo_core.errors import UserError
 from d2ppo_ros.records import SECOND
 from d2ppo_ros.safety.arms import ArmWatch, well_formed
-from d2ppo_ros.safety.cameras import CameraWatch, image_facts
+from d2ppo_ros.safety.cameras import CameraWatch, changed_options, image_facts
 from d2ppo_ros.safety.checks import Clock, Finding, Freshness, Lasting, Reaction, Share, above, worst
 from d2ppo_ros.safety.kinematics import LIMITS
 from d2ppo_ros.safety.settings import SafetySettings, SimSettings
@@ -293,6 +295,23 @@ class TestCamera:
         camera.update(self.facts(0), path=0.0)
         camera.update(self.facts(1, **changes), path=0.0)
         assert reactions(camera.findings()) == found
+
+    def test_settings_that_somebody_else_changes_hold_the_arm(self) -> None:
+        camera = CameraWatch("c", ROBOT)
+        text = json.dumps({"driver": {"changed": {"exposure": [120.0, 156.0]}}})
+        camera.set_up(changed_options(text))
+        assert camera.findings() == []  # no frame yet
+        camera.update(self.facts(0), path=0.0)
+        (found,) = camera.findings()
+        assert (found.check, found.reaction, found.value) == ("setup", Reaction.HOLD, 156.0)
+        camera.forget()
+        camera.update(self.facts(1), path=0.0)
+        assert reactions(camera.findings()) == {"setup": Reaction.HOLD}  # re-arming does not mend it
+        camera.set_up(changed_options('{"driver": null}'))
+        assert camera.findings() == []
+        for broken in ("{", "[]", '{"driver": {"changed": {"exposure": 3}}}'):
+            with pytest.raises(UserError, match="cannot be read"):
+                changed_options(broken)
 
 
 class TestWorkspace:

@@ -3,7 +3,10 @@
 from setuptools import find_packages, setup
 
 NAME = "d2ppo_ros"
-NODES = ("camera", "policy", "executor", "safety", "recorder", "object_pose", "sim", "trial", "run_trials")
+NODES = (
+    "camera", "realsense", "standin_cameras", "policy", "executor", "safety", "recorder", "object_pose", "sim", "trial",
+    "run_trials",
+)  # fmt: skip
 
 setup(
     name=NAME,
@@ -11,6 +14,7 @@ setup(
     description="Nodes that run a d2ppo policy: camera, policy, executor, safety, recorder, simulator.",
     license="MIT",
     packages=find_packages(include=[NAME, NAME + ".*"]),
+    package_data={NAME + ".trials": ["*.html"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/" + NAME]),
         ("share/" + NAME, ["package.xml"]),

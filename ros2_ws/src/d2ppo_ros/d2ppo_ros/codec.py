@@ -16,7 +16,7 @@ from builtin_interfaces.msg import Duration, Time
 from d2ppo_interfaces import msg as d2
 from geometry_msgs.msg import Accel, Point, Pose, PoseStamped, Quaternion, Twist, Vector3, Wrench
 from scipy.spatial.transform import Rotation
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState, RegionOfInterest
 from std_msgs.msg import Header, String
 
 from . import decoding
@@ -176,6 +176,21 @@ def pinhole_msg(stamp: int, camera: str, height: int, width: int, field_of_view:
         header=header(stamp, camera), height=int(height), width=int(width), distortion_model="plumb_bob",
         d=doubles(np.zeros(5)), k=np.array(k), r=np.eye(3).ravel(), p=np.array(p),
     )
+
+
+def lens_msg(
+    stamp: int, camera: str, size: tuple[int, int], matrix: Any, distortion: Any, model: str = "plumb_bob",
+    part: tuple[int, int, int, int] | None = None,
+) -> CameraInfo:
+    """CameraInfo of a lens: size (width, height) and matrix (9,) in pixels; `part` is x, y, width, height of a crop."""
+    k = np.asarray(matrix, dtype=np.float64).reshape(9)
+    p = np.concatenate([k[:3], [0.0], k[3:6], [0.0], k[6:], [0.0]])
+    x, y, width, height = (int(value) for value in part or (0, 0, 0, 0))  # all 0: the whole picture
+    return CameraInfo(
+        header=header(stamp, camera), width=int(size[0]), height=int(size[1]), distortion_model=model,
+        d=doubles(distortion), k=k, r=np.eye(3).ravel(), p=p,
+        roi=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height, do_rectify=False),
+    )  # fmt: skip
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------

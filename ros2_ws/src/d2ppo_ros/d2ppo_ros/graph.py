@@ -18,6 +18,7 @@ from d2ppo_core.contract import PolicySpec
 from d2ppo_core.errors import UserError
 from d2ppo_core.machine import MIXTURE_FIX, installed, ros_mixture
 
+from . import cell
 from .scenarios import CommonOptions, RecordOptions, RobotOptions, SimulationOptions, SystemOptions, parse
 
 BRINGUP = "d2ppo_bringup"  # the ament package of launch files and parameter files
@@ -115,7 +116,7 @@ def simulation(options: SimulationOptions) -> list[Process]:
     spec = read_policy(options.checkpoint)[0]
     task, common = options.task or spec.task, {"lockstep": options.lockstep}
     return [
-        Process("sim", f"{NODES}.sim", {"task": task, "limits": options.profile} | common),
+        Process("sim", f"{NODES}.sim", {"task": task, "limits": options.profile} | common | _lateness(options)),
         *cameras(spec, task),
         *_acting(options, spec, common, {"delay": options.delay}),
         _trial(options, simulated=True),
@@ -125,8 +126,10 @@ def simulation(options: SimulationOptions) -> list[Process]:
 def robot(options: RobotOptions) -> list[Process]:
     """Everything for a robot whose driver, and whose cameras' drivers, run already. A person arms it."""
     spec = read_policy(options.checkpoint)[0]
+    task = options.task or spec.task
     return [
-        *cameras(spec, options.task or spec.task),
+        *drivers(options, spec, task),
+        *cameras(spec, task, options.calibrations),
         *objects(options, spec),
         *_acting(options, spec, {}, {"device": options.device}),
         _trial(options, simulated=False),
@@ -166,12 +169,37 @@ def trials(options: SystemOptions) -> Process:
     })  # fmt: skip
 
 
-def cameras(spec: PolicySpec, task: str) -> list[Process]:
+def _lateness(options: SimulationOptions) -> dict[str, float]:
+    """What was measured on a robot, as the simulator's own faults."""
+    found = cell.read_latencies(options.latency).chosen(image_latency="camera", state_latency="robot_observation")
+    if found and options.lockstep:
+        raise UserError(f"latency={options.latency} is of real time, where lockstep has none; leave one of them out")
+    return found
+
+
+def drivers(options: RobotOptions, spec: PolicySpec, task: str) -> list[Process]:
+    """Of the policy's cameras, where they are named or stood in for."""
+    seen = spec.observation.cameras
+    if options.standin and seen:
+        names = [camera.name for camera in seen]
+        made = cell.software_cameras(seen)
+        drawn = Process("standin_cameras", f"{NODES}.standin_cameras", {"task": task, "cameras": names})
+        software = [Process(f"realsense_{n}" if n else "realsense", f"{NODES}.realsense", own)
+                    for n, own in enumerate(made)]  # fmt: skip
+        return [drawn, *software]
+    if not options.realsense:
+        return []
+    late = cell.read_latencies(options.latency).chosen(latency="camera")
+    return [Process("realsense", f"{NODES}.realsense", cell.real_cameras(options.realsense, seen) | late)]
+
+
+def cameras(spec: PolicySpec, task: str, calibrations: str = "") -> list[Process]:
     """One process for each camera that the policy looks through."""
     return [
-        Process(f"camera_{camera.name}", f"{NODES}.camera", {"task": task, "camera": camera.name})
+        Process(f"camera_{camera.name}", f"{NODES}.camera",
+                {"task": task, "camera": camera.name} | cell.calibration_of(calibrations, camera.name))
         for camera in spec.observation.cameras
-    ]
+    ]  # fmt: skip
 
 
 def objects(options: RobotOptions, spec: PolicySpec) -> list[Process]:

@@ -10,15 +10,19 @@ from .nodes.policy import PolicySettings
 from .nodes.run_trials import RunSettings
 from .nodes.sim import SimSettings
 from .nodes.sim_faults import Faults
+from .nodes.standin_cameras import StandinCamerasSettings
 from .nodes.trial import TrialSettings
 from .objects.settings import ObjectPoseSettings
 from .parameters import table
+from .realsense.settings import RealsenseSettings
 from .recording.recorder import RecorderSettings
 from .safety.settings import SafetySettings, settings_class
 from .scenarios import SCENARIOS
 
 NODES: Mapping[str, tuple[type, ...]] = {  # by module
     "camera": (CameraSettings,),
+    "realsense": (RealsenseSettings,),
+    "standin_cameras": (StandinCamerasSettings,),
     "policy": (PolicySettings,),
     "executor": (ExecutorSettings,),
     "safety": (SafetySettings,),

@@ -38,6 +38,7 @@ class SystemOptions(CommonOptions):
     trials: int = parameter(3, "trials to run one after the other; 0: none, it stays up until it is interrupted", low=0)
     first_seed: int = parameter(100000, "seed of the first trial; the others follow it", low=0, high=2**32 - 1)
     run_dir: str = parameter("", "folder for trials.json, the outcome of every trial")
+    latency: str = parameter("", "file of `d2ppo calibrate latency`: simulated, or on a robot allowed for; empty: none")
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,16 @@ class SimulationOptions(SystemOptions):
 
 @dataclass(frozen=True)
 class RobotOptions(SystemOptions):
-    """Everything but the drivers of robot and cameras, which run already."""
+    """Everything but the drivers of robot and cameras, which run already unless they are named here."""
 
     profile: str = parameter("robot", "limits that the safety node applies", choices=("sim", "robot"))
     trials: int = parameter(0, "trials to run one after the other; 0: none, it stays up until it is interrupted", low=0)
     device: str = parameter("cpu", "where the policy's network runs: cpu, cuda or cuda:N")
     object_file: str = parameter("", "where AprilTags sit on the object; empty: no object pose is looked for")
     cameras_file: str = parameter("", "where the cameras are that look for tags")
+    realsense: str = parameter("", "RealSense cameras to open, as NAME=SERIAL,NAME=SERIAL; empty: others drive them")
+    calibrations: str = parameter("", "folder with a calibration NAME.json for each camera; empty: none are used")
+    standin: bool = parameter(False, "stand-ins instead of the hardware")
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,15 @@ ESTOP = "estop"  # std_msgs/Empty, from anybody
 OPERATOR = "operator"  # std_msgs/Bool: the operator's switch, pressed, 10 Hz or more
 SOURCE = "source/{}/image"  # Image: what a camera node is fed with
 SOURCE_INFO = "source/{}/camera_info"
+SOURCE_FRAME = "source/{}/frame"  # FrameInfo: the camera's own number and losses, from drivers that know them
+SOURCE_SETUP = "source/{}/setup"  # String: JSON of what the driver has set and read back, latched
 IMAGE = "camera/{}/image"  # Image: as the policy gets it
 RAW = "camera/{}/raw"
 FRAME = "camera/{}/frame"  # FrameInfo
 CAMERA_INFO = "camera/{}/camera_info"
 CAMERA = "camera/{}/contract"  # String: JSON of contract.Camera, latched
+SETUP = "camera/{}/setup"  # String: JSON of what forms its pictures: the driver's part, calibration, crop; latched
+STANDIN_PICTURE = "standin/{}/picture"  # Image: what a software camera shows
 
 START = "executor/start"  # StartTrial
 STOP = "executor/stop"  # Trigger

@@ -7,9 +7,12 @@ of its own, only hands messages to the writer's queue. So nothing is missed whil
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import threading
 import time
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from d2ppo_interfaces.srv import StartRecording
@@ -17,15 +20,16 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from d2ppo_core.errors import UserError
 
 from .. import topics
 from ..parameters import declare
-from ..recording.recorder import OPTIONAL, Recorder, RecorderSettings, until, wanted
+from ..recording.recorder import Recorder, RecorderSettings, optional, until, wanted
 from ..recording.writer import Topic
-from ..runtime import run
+from ..runtime import Listener, run
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -44,17 +48,25 @@ class RecorderNode(Node):
         self.settings = declare(self, RecorderSettings)
         self.recorder = Recorder(self.settings)
         self._wanted = {self.resolve_topic_name(name): kind for name, kind in wanted(self.settings).items()}
-        self._optional = {self.resolve_topic_name(name) for name in OPTIONAL}
+        self._optional = {self.resolve_topic_name(name) for name in optional(self.settings)}
+        self._setups: dict[str, Any] = {}  # of the cameras: what formed their pictures, for trial.json
+        listener = Listener(self)
+        for name in self.settings.cameras:
+            keep = partial(self._keep_setup, name)
+            listener.hear_message(String, topics.SETUP.format(name), keep, topics.LATCHED)
         self._intake = Intake(self)
         self.create_service(StartRecording, topics.RECORD, self._start)
         self.create_service(Trigger, topics.RECORD_END, self._stop)
+
+    def _keep_setup(self, camera: str, message: String) -> None:
+        self._setups[camera] = json.loads(message.data)
 
     def _start(self, request: StartRecording.Request, response: StartRecording.Response) -> StartRecording.Response:
         """Answers when every wanted topic is subscribed to, or says which ones nobody publishes."""
         try:
             absent = self._await_publishers()
             offered = [Topic(name, kind, self._qos_of(name)) for name, kind in self._wanted.items()]
-            response.path = str(self.recorder.start(request.trial, request.metadata, offered).absolute())
+            response.path = str(self._opened(request, offered).absolute())
             self._intake.subscribe(self._wanted, self.recorder, self._reliability)
             there = {name for name in self._wanted if self.count_publishers(name)}
             until(lambda: self._intake.matched(there), self.settings.patience)
@@ -66,6 +78,11 @@ class RecorderNode(Node):
             response.success, response.message = False, str(error)
         self.get_logger().info(f"{request.trial}: {response.message}")
         return response
+
+    def _opened(self, request: StartRecording.Request, offered: list[Topic]) -> Path:
+        """The trial's folder, begun."""
+        seen = {"cameras": self._setups} if self._setups else {}
+        return self.recorder.start(request.trial, request.metadata, offered, seen)
 
     def _await_publishers(self) -> set[str]:
         """Wait until every topic has a publisher; those that have none at the end."""

@@ -29,8 +29,8 @@ class RealsenseSettings:
     fields_of_view: list[float] = parameter(
         [60.0], "software: vertical, of the lens that is stood in for", unit="degrees", low=1.0, high=170.0
     )
-    width: int = parameter(640, "of the colour pictures", unit="pixels", low=64, high=4096)
-    height: int = parameter(480, "of the colour pictures", unit="pixels", low=64, high=4096)
+    width: int = parameter(640, "of the colour pictures", unit="pixels", low=16, high=4096)
+    height: int = parameter(480, "of the colour pictures", unit="pixels", low=16, high=4096)
     fps: int = parameter(30, "pictures a second", unit="Hz", low=5, high=90)
     exposure: list[float] = parameter(
         [12.0], "fixed, for one look at all times of the day; less than 1/fps, or pictures come more slowly; 12 ms is "
@@ -113,6 +113,8 @@ def wanted(settings: RealsenseSettings) -> list[Wanted]:
 def _serials(settings: RealsenseSettings) -> list[str]:
     """One for each camera; a recording knows its own, a software camera needs just any."""
     names, given = settings.cameras, settings.serials
+    if bare := [serial for serial in given if not isinstance(serial, str)]:
+        raise UserError(f"realsense: the serial number {bare[0]} came as a number; write it in quotes: '{bare[0]}'")
     if settings.device != "real" and not given:
         return [f"{settings.device}-{name}" for name in names]
     if len(given) != len(names) or len(set(given)) < len(given):

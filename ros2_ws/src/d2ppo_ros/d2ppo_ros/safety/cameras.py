@@ -1,11 +1,15 @@
-"""Camera frames as the monitor sees them: alive, lit, of one size."""
+"""Camera frames as the monitor sees them: alive, lit, of one size, taken with one set of settings."""
 
 from __future__ import annotations
 
+import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from d2ppo_core.errors import UserError
 
 from .checks import Finding, Reaction
 from .settings import SafetySettings
@@ -39,12 +43,25 @@ def image_facts(camera: str, stamp: int, image: np.ndarray) -> ImageFacts:
     )
 
 
+def changed_options(setup: str) -> dict[str, tuple[float, float]]:
+    """Of what a camera's node latches (`camera/NAME/setup`): option -> as the driver had set it, as it is now.
+
+    Empty where no driver says anything.
+    """
+    try:
+        changed = (json.loads(setup)["driver"] or {}).get("changed", {})
+        return {str(name): (float(before), float(now)) for name, (before, now) in changed.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"a camera's setup cannot be read ({error}); the sender is broken") from error
+
+
 class CameraWatch:
     """The frames of one camera. Ages are looked at elsewhere."""
 
     def __init__(self, name: str, settings: SafetySettings) -> None:
         self.name, self.settings = name, settings
         self._shape: tuple[int, ...] | None = None  # of the first frame
+        self._changed: dict[str, tuple[float, float]] = {}  # options of the driver: as set, as they are
         self.forget()
 
     def forget(self) -> None:
@@ -62,12 +79,21 @@ class CameraWatch:
         self._moved = path - self._path
         self._last = facts
 
+    def set_up(self, changed: Mapping[str, tuple[float, float]]) -> None:
+        """What the driver reads back and did not set so (`changed_options`): exposure, white balance. It lasts until
+        the driver says that all is as it was.
+        """
+        self._changed = dict(changed)
+
     def findings(self) -> list[Finding]:
         """What is wrong with the last frames."""
         s, last = self.settings, self._last
         if last is None:
             return []
         findings = []
+        for option, (before, now) in list(self._changed.items())[:1]:
+            text = f"camera {self.name}: {option} was changed from {before:g} to {now:g} by somebody else"
+            findings.append(Finding("setup", Reaction.HOLD, text, now, before))
         if s.frozen_frames and self._same >= s.frozen_frames and self._moved >= s.frozen_motion:
             text = f"camera {self.name} repeats one frame: {self._same} times"
             findings.append(Finding("frozen", Reaction.HOLD, text, self._same, s.frozen_frames))
