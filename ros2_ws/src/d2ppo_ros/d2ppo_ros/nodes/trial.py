@@ -52,6 +52,8 @@ class Failure(Exception):
 class TrialNode(Node):
     """See the module."""
 
+    coroutines = True  # the action's
+
     def __init__(self) -> None:
         super().__init__("trial")
         self.settings = declare(self, TrialSettings)
