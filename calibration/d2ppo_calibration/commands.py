@@ -14,6 +14,7 @@ SETUPS = ("eye_in_hand", "eye_to_hand", "camera_only")
 EPILOG = """in this order:
   d2ppo calibrate board    board.pdf
   d2ppo calibrate capture  rec/wrist --source pictures --poses poses.json --camera wrist --setup eye_in_hand
+  d2ppo calibrate capture  rec/wrist --source ros:wrist --camera wrist --setup eye_in_hand
   d2ppo calibrate solve    rec/wrist --out wrist.json
   d2ppo calibrate validate wrist.json rec/other --run-dir check
   d2ppo calibrate export   wrist.json --run-dir exported
@@ -68,8 +69,10 @@ def _recording(add: Add) -> None:
     command = add("capture", "take good views of the board into a recording, with advice what is missing")
     command.add_argument("folder", type=Path, help="the recording; one that is there goes on")
     command.add_argument(
-        "--source", required=True, help="a folder of pictures, a video file, or a video device's number"
-    )
+        "--source", required=True,
+        help="a folder of pictures, a video file, a video device's number, or ros:CAMERA: a driver's pictures with the "
+        "arm's joints (ros:CAMERA:1: the second arm's)",
+    )  # fmt: skip
     command.add_argument(
         "--poses", type=Path, help="JSON {picture: {position, quaternion, speed, joints}} of the effector"
     )
@@ -78,6 +81,10 @@ def _recording(add: Add) -> None:
         "--setup", choices=SETUPS, default="camera_only", help="where the camera is (default camera_only)"
     )
     command.add_argument("--views", type=int, default=25, help="stop after so many (default 25)")
+    command.add_argument(
+        "--moving", type=float, default=0.0, metavar="SECONDS",
+        help="instead: keep every picture with its time for so long, and the arm's positions as states.json (latency)",
+    )  # fmt: skip
     command.add_argument("--tool", type=Path, help="JSON {position, quaternion}: the effector in the flange (F_T_EE)")
     command.add_argument("--base-frame", default="panda_link0", help="tf2's name of the robot's base")
     command.add_argument("--flange-frame", default="panda_link8", help="tf2's name of the flange")

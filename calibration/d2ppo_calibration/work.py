@@ -16,7 +16,7 @@ from .board import BoardSpec, write_board
 from .calibration import Calibration, calibrate, read_calibration, write_calibration
 from .camera import Intrinsics
 from .checks import Check, table
-from .dataset import FILE, Dataset, Recording
+from .dataset import FILE, Dataset
 from .files import read, read_picture, read_values, write_picture
 from .poses import Placed, placed
 
@@ -34,29 +34,23 @@ def board(options: argparse.Namespace) -> int:
 
 
 def capture(options: argparse.Namespace) -> int:
-    from .capture import Capture, pictures_of, read_poses
+    from .taking import film, take
 
-    poses = read_poses(options.poses) if options.poses else {}
     tool = {"flange_effector": read(Placed, options.tool)} if options.tool else {}
     dataset = Dataset(
         camera=options.camera, setup=options.setup, board=_board_of(options), base_frame=options.base_frame,
         flange_frame=options.flange_frame, **tool,
     )  # fmt: skip
-    if options.setup != "camera_only" and not options.poses:
-        raise UserError(f"--setup {options.setup} needs the robot's pose at each picture; give --poses FILE")
-    taking, refused, last = Capture(Recording(options.folder, dataset)), 0, ""
-    for name, picture, now in pictures_of(options.source):
-        why = taking.offer(picture, poses.get(name), now)
-        refused += bool(why)
-        if not options.json and why != last:
-            print(f"{name}: {why or taking.advice()}", flush=True)
-        last = why
-        if not why:
-            write_picture(options.folder / "coverage.png", taking.picture())
-        if len(taking.views) >= options.views:
-            break
-    _answer(options, {"views": len(taking.views), "refused": refused, "advice": taking.advice()},
-            f"{options.folder}: {taking.advice()}")  # fmt: skip
+
+    def say(text: str) -> None:
+        if not options.json:
+            print(text, flush=True)
+
+    if options.moving:
+        done = film(options.folder, dataset, options.source, options.moving, say)
+    else:
+        done = take(options.folder, dataset, options.source, options.poses, options.views, say)
+    _answer(options, done, f"{options.folder}: {done['advice']}")
     return 0
 
 
