@@ -56,6 +56,13 @@ class Watchdog:
             self._rested, self._armed, self._kind, self._fed, self.reason = False, True, None, now, ""
         return self.poll(now)
 
+    def trip(self, reason: str, now: int) -> Order:
+        """The robot's side itself has a reason to stop: latched like the others."""
+        now = self._advance(now)
+        if self._armed:
+            self._latch(reason)
+        return self.poll(now)
+
     def poll(self, now: int) -> Order:
         """To be called in every cycle of the servo."""
         now = self._advance(now)

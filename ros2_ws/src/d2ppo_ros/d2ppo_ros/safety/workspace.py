@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from .settings import SafetySettings
-
 _DOWN = np.array([0.0, 0.0, -1.0])
+
+
+class Bounds(Protocol):
+    """The parameters that say it: of the safety node, and of an arm's driver."""
+
+    box_low: list[float]
+    box_high: list[float]
+    table: float
+    clearance: float
+    tilt: float
 
 
 class Workspace:
     """Targets are brought to the nearest point inside."""
 
-    def __init__(self, settings: SafetySettings) -> None:
+    def __init__(self, settings: Bounds) -> None:
         self.low = np.array(settings.box_low or [-np.inf] * 3)
         self.high = np.array(settings.box_high or [np.inf] * 3)
         if settings.clearance:
