@@ -15,7 +15,7 @@ from d2ppo_ros import cell, graph, scenarios
 from oracles import small_spec
 
 NAME = "robot0_eye_in_hand"
-LATENCY = "latency: {camera: 0.071, robot_observation: 0.004, gripper_action: -0.01}\nmeasured: {}\n"
+LATENCY = "latency: {camera: 0.071, robot_action: 0.04, robot_observation: 0.004, gripper_action: -0.01}\n"
 CAMERAS = [Camera(name=name, height=96, width=96, field_of_view=fov) for name, fov in (("a", 45.0), ("b", 75.0))]
 
 
@@ -40,6 +40,7 @@ def test_named_cameras_are_opened_with_what_was_measured_of_them(started, tmp_pa
     given = started("robot", f"realsense={NAME}=0123", f"calibrations={tmp_path}", f"latency={tmp_path}/latency.yaml")
     assert given["realsense"] == {"cameras": [NAME], "serials": ["0123"], "device": "real", "latency": 0.071}
     assert given[f"camera_{NAME}"]["calibration"] == str(tmp_path / f"{NAME}.json")
+    assert given["executor"]["action_latency"] == 0.04 and "action_latency" not in started("robot")["executor"]
     assert list(given).index("realsense") < list(given).index(f"camera_{NAME}")
     for words, says in (
         (["realsense=front=0123"], "give each its serial number"), ([f"realsense={NAME}"], f"{NAME}=1234"),
@@ -62,7 +63,7 @@ def test_the_simulator_is_as_late_as_the_robot_was(started, tmp_path: Path) -> N
         with pytest.raises(UserError, match=r"latency\.yaml"):
             cell.read_latencies(path)
     path.write_text(LATENCY)
-    assert cell.read_latencies(path).chosen(a="gripper_action", b="robot_action") == {"a": 0.0}
+    assert cell.read_latencies(path).chosen(a="gripper_action", b="robot_acting") == {"a": 0.0}
     assert cell.read_latencies("").seconds == {}
 
 

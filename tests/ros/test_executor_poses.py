@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2ppo_core.errors import UserError
 from d2ppo_core.response import KD, KP, osc_goal
 from d2ppo_ros.executor.executor import Executor
 from d2ppo_ros.records import Command, Kind
@@ -295,3 +296,20 @@ def test_smoothing_delays_a_ramp_by_its_time_constant() -> None:
     assert (goal[0] - target.position[0]) / 0.05 == pytest.approx(0.1 * 39 * 0.05 - 0.01, abs=1e-4)
     first = run(tested, 1, STEP, 0, lambda t: np.ones(7))[0].targets[0]  # a new trial remembers nothing
     assert first.acceleration[0] == pytest.approx(KP * 0.05 / 3)
+
+
+@pytest.mark.parametrize("mode", POSES)
+@pytest.mark.parametrize("latency", [0, 60 * MS])
+def test_a_late_arm_is_sent_what_shall_be_when_it_gets_there(mode: str, latency: int) -> None:
+    """One step ahead of a plan is the plan that is one step ahead: at every tick, chunk borders included."""
+    late = run(executor(mode, action_latency=0.05), 80, 10 * MS, latency, one_axis)
+    early = run(executor(mode), 80, 10 * MS, latency, lambda time: one_axis(time + STEP))
+    poses = [(pose(a), pose(b)) for a, b in zip(late, early, strict=True) if a.targets and b.targets]
+    assert len(poses) > 60
+    np.testing.assert_allclose(*zip(*poses, strict=True), atol=1e-9)
+
+
+def test_what_is_sent_ahead_is_for_poses_in_real_time() -> None:
+    assert executor("receding", action_latency=0.05).lead == 0
+    with pytest.raises(UserError, match="action_latency is for real time"):
+        executor("async", lockstep=True, action_latency=0.05)

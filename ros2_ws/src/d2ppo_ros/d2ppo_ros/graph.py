@@ -146,9 +146,12 @@ def _acting(options: SystemOptions, spec: PolicySpec, common: dict[str, Any], po
     policy = {"checkpoint": str(Path(options.checkpoint).absolute()), "seed": options.seed, "steps": options.steps,
               "threads": options.threads, "any_limits": options.any_limits} | policy  # fmt: skip
     watched = [camera.name for camera in spec.observation.cameras]
+    acting: dict[str, float] = {}
+    if isinstance(options, RobotOptions):
+        acting = cell.read_latencies(options.latency).chosen(action_latency="robot_action")
     return [
         Process("safety", f"{NODES}.safety", {"profile": options.profile, "cameras": watched} | common),
-        Process("executor", f"{NODES}.executor", {"mode": options.executor, "rate": options.rate} | common),
+        Process("executor", f"{NODES}.executor", {"mode": options.executor, "rate": options.rate} | acting | common),
         Process("policy", f"{NODES}.policy", policy | common),
         *recorder(options.record, spec),
     ]

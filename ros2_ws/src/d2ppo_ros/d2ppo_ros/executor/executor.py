@@ -22,6 +22,7 @@ class Executor:
     receding: step i of a chunk goes out as DELTA at its first step's time + i steps; after Ta steps the next chunk is
     asked for, from the newest observation. The other modes put chunks on a grid of steps that begins with the first
     chunk's observation, and send the reference trajectory of `follow.py` as POSE.
+    Where the arm is known to be late they send what shall be `action_latency` from now.
     In lockstep a tick without command means: first the chunk that is in flight, then tick this state again. States
     are one step apart; `now` is the state's stamp.
     """
@@ -29,6 +30,7 @@ class Executor:
     def __init__(self, settings: ExecutorSettings, action: ActionSpec, horizon: int, executed: int) -> None:
         check(settings, action, horizon, executed)
         self.settings, self.expected = settings, Expected(action, horizon, executed)
+        self.lead = nanoseconds(settings.action_latency) if settings.poses else 0
         self.latency = Latency(settings.latency_window, settings.latency_quantile, settings.latency_initial)
         self.follower = Follower(settings, action)
         self.schedule, self.asking, self.counts = Schedule(), Asking(), Counts()
@@ -136,7 +138,7 @@ class Executor:
         if self.settings.poses:
             self.grid = chunk.stamp if self.grid is None else self.grid
             first = self._floor(chunk.stamp + self.expected.step // 2)  # the nearest on the grid
-            self.counts.late += self.schedule.add(chunk, first, arrival, self.expected.horizon)
+            self.counts.late += self.schedule.add(chunk, first, arrival + self.lead, self.expected.horizon)
         else:
             self.counts.late += self.expected.executed - 1 - self.done
             self.done = -1
@@ -160,7 +162,7 @@ class Executor:
         self.counts.requests += 1
         if self.settings.mode != "rtc" or (prefix := self.schedule.rest(stamp)) is None:
             return self.asking.ask(stamp, self.now)
-        frozen = math.ceil(self.latency.estimate * SECOND / self.expected.step - 1e-6)
+        frozen = math.ceil((self.latency.estimate * SECOND + self.lead) / self.expected.step - 1e-6)
         return self.asking.ask(stamp, self.now, min(frozen, len(prefix)), prefix)
 
     def _wanted(self) -> int | None:
@@ -188,9 +190,9 @@ class Executor:
 
     def _starve(self) -> None:
         """Out of steps: soon the robot is held, and what it was on its way to is forgotten."""
-        if not self.schedule.at(self.now):
+        if not self.schedule.at(self.now + self.lead):
             self.counts.starved += 1
-            if self.now - self.since >= nanoseconds(self.settings.starve_after):
+            if self.now + self.lead - self.since >= nanoseconds(self.settings.starve_after):
                 self.hold = "starved"
                 self.follower.clear()
 
@@ -211,7 +213,8 @@ class Executor:
         missing = self.follower.missing(self.asking.start)
         if missing is not None:
             return self._command(Kind.HOLD, reason=f"no state of arm {missing} since the trial began")
-        if self.grid is None or self.hold or not self.follower.follow(self.schedule, self.grid, self.now, self.counts):
+        ahead = self.now + self.lead
+        if self.grid is None or self.hold or not self.follower.follow(self.schedule, self.grid, ahead, self.counts):
             return self._idle()
         chunk, step = self.follower.present
         return self._command(

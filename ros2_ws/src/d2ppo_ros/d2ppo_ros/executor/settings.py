@@ -40,6 +40,10 @@ class ExecutorSettings:
         0.95, "of the latencies in the window; rtc freezes the steps that pass in it", low=0, high=1
     )
     latency_initial: float = parameter(0.1, "latency until one has been measured", unit="s", low=0, high=10)
+    action_latency: float = parameter(
+        0.0, "from a command to the arm's motion (`robot_action` in latency.yaml): poses are sent so much ahead",
+        unit="s", low=0, high=0.5,
+    )  # fmt: skip
     gripper_close: float = parameter(0.2, "the gripper closes where the action is above this", low=-1, high=1)
     gripper_open: float = parameter(-0.2, "the gripper opens where the action is below this", low=-1, high=1)
     gripper_dwell: float = parameter(
@@ -74,6 +78,8 @@ def check(settings: ExecutorSettings, action: ActionSpec, horizon: int, executed
         raise UserError(
             f"executor: rate={settings.rate} Hz is below the policy's {action.control_hz} Hz; set rate to at least that"
         )
+    if settings.lockstep and settings.action_latency:
+        raise UserError("executor: action_latency is for real time; in lockstep the robot acts at once; leave it out")
     if not settings.poses:
         return
     if horizon <= executed:
