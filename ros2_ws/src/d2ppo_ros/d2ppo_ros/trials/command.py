@@ -13,6 +13,7 @@ from pathlib import Path
 from d2ppo_core.cli import HELP
 from d2ppo_core.errors import UserError
 
+from ..alone import require_alone
 from . import results
 from .desk import Desk
 from .journal import NAME, Journal, read
@@ -59,8 +60,16 @@ def _operate(chosen: Chosen, policies: list[Policy], plan: Plan | None, path: Pa
     from .rig import Rig, build
 
     system = build(chosen, policies, path.parent.absolute() / "records")
-    page = Page(chosen.run.port) if chosen.run.page else None
-    journal = Journal(path)
+    new = not path.exists()
+    journal = Journal(path)  # waits for the nodes of a program that was killed
+    try:
+        require_alone(system)
+        page = Page(chosen.run.port) if chosen.run.page else None
+    except UserError:
+        journal.close()
+        if new:
+            path.unlink()
+        raise
     interrupted = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(kind, lambda *_: interrupted.set())

@@ -127,7 +127,7 @@ class Desk:
                 "hidden": session.hidden, "elapsed": round(self._elapsed, 1), "draft": dict(self._draft),
                 "problem": self.problem or status.down, "safety": dict(status.safety), "robot": status.robot,
                 "cameras": status.cameras, "trials": [self._told(t) for t in session.trials[-SHOWN:]],
-                "results": None if session.hidden or not session.done else results.table(results.of(session)),
+                "results": None if session.hidden or not session.done else results.shown(results.of(session)),
                 "policy": self._name(trial) if trial and not session.hidden else "",
             }  # fmt: skip
         return self._clean(made)

@@ -174,8 +174,13 @@ class Operator:
             raise Trouble(f"the service {name} does not answer")
         return answer
 
-    def run(self, goal: RunTrial.Goal, feedback: Callable[[float], None]) -> tuple[RunTrial.Result, list[Any]]:
-        """Run a trial to its end; its result, and what safety said meanwhile as (s since the begin, report)."""
+    def run(
+        self, goal: RunTrial.Goal, feedback: Callable[[float], None], check: Callable[[], None]
+    ) -> tuple[RunTrial.Result, list[Any]]:
+        """Run a trial to its end; its result, and what safety said meanwhile as (s since the begin, report).
+
+        `check` is called while it runs, and raises where nobody is left who could end it.
+        """
         if not self._trials.wait_for_server(timeout_sec=20.0):
             raise Trouble("nobody runs trials; has the node `trial` ended?")
         self._cancel.clear()
@@ -187,7 +192,9 @@ class Operator:
                 raise Trouble("the node `trial` refused the trial: another one is running")
             if self._cancel.is_set():  # it was asked for before there was anything to cancel
                 self._handle.cancel_goal_async()
-            answer = result_of(self._handle.get_result_async(), None)
+            future = self._handle.get_result_async()
+            while (answer := result_of(future, LOOK)) is None:
+                check()
             return answer.result, [(at - begin, report) for at, report in self._watched]
         finally:
             self._handle = self._watched = None
@@ -205,7 +212,7 @@ class Operator:
         self._context.try_shutdown()
 
 
-def result_of(future: Any, patience: float | None) -> Any:
+def result_of(future: Any, patience: float) -> Any:
     """What the node's thread spins for; None when it does not come in time."""
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())

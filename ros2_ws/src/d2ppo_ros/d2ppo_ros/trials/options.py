@@ -31,7 +31,7 @@ class RunOptions:
     page: bool = parameter(True, "the operator's screen is a page in the browser; false (--terminal): the terminal")
     port: int = parameter(0, "of that page, on this machine only; 0: any that is free", low=0, high=65535)
     lease: float = parameter(0.5, "the arm is stopped when this program, or its page, is gone for longer; 0: a switch "
-                             "of your own speaks on `operator`", unit="s", low=0.0, high=5.0)  # fmt: skip
+                             "of your own speaks on `operator`", unit="s", low=0.0, high=1.0)  # fmt: skip
 
 
 @dataclass(frozen=True)

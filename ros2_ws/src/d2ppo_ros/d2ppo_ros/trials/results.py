@@ -11,7 +11,7 @@ from typing import Any
 from d2ppo_core.files import atomic_path, write_json, write_text
 from d2ppo_core.statistics import Interval, paired_difference, wilson
 
-from .session import SUCCESS, VOID, Session
+from .session import SUCCESS, VOID, Session, Trial
 
 NAMES = ("results.json", "results.txt", "results.png")
 
@@ -25,7 +25,7 @@ class Row:
     successes: int
     trials: int
     void: int
-    stops: int  # trials that the safety node ended
+    stops: int  # trials with a latched stop
 
     @property
     def rate(self) -> Interval | None:
@@ -66,11 +66,16 @@ def _row(session: Session, policy: int) -> Row:
     about = session.plan.policies[policy]
     ran = [trial for trial in session.trials if trial.policy == policy]
     counted = [trial for trial in ran if trial.counts]
-    stopped = sum(str((trial.ended or {}).get("reason", "")).startswith("safety") for trial in counted)
+    stopped = sum(_stopped(trial) for trial in counted)
     return Row(
         about["name"], about["digest"], sum(trial.outcome == SUCCESS for trial in counted), len(counted),
         sum(trial.outcome == VOID for trial in ran), stopped,
     )  # fmt: skip
+
+
+def _stopped(trial: Trial) -> bool:
+    """Whether the safety node latched a stop during the trial, whoever or whatever asked for it."""
+    return any(event.get("state") == "STOPPED" for event in (trial.ended or {}).get("safety", ()))
 
 
 def _difference(session: Session, first: int, second: int) -> Difference | None:
@@ -101,16 +106,26 @@ def table(results: Results) -> str:
         rate = str(row.rate) if row.rate else "-"
         count = f"{row.successes}/{row.trials}"
         lines.append(f"{row.name:<{wide}}  {rate:<22}  {count:>6}  {row.void:>4}  {row.stops:>5}")
-    lines.append("")
-    for pair in results.differences:
-        lines.append(
-            f"{pair.second} minus {pair.first}: {pair.interval.value:+.3f} [{pair.interval.low:+.3f}, "
-            f"{pair.interval.high:+.3f}], paired by {pair.starts} start states (only {pair.second} succeeded from "
-            f"{pair.only_second}, only {pair.first} from {pair.only_first})"
-        )
-    state = "" if results.complete else "; not complete"
-    lines.append(f"intervals are 95 %: Wilson's, and Agresti and Min's of paired differences; {results.blind}{state}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *_sentences(results)]) + "\n"
+
+
+def _sentences(results: Results) -> list[str]:
+    """The differences, and how all of it is to be read."""
+    lines = [
+        f"{pair.second} minus {pair.first}: {pair.interval.value:+.3f} [{pair.interval.low:+.3f}, "
+        f"{pair.interval.high:+.3f}], paired by {pair.starts} start states (only {pair.second} succeeded from "
+        f"{pair.only_second}, only {pair.first} from {pair.only_first})"
+        for pair in results.differences
+    ]
+    blind = results.blind + ("" if results.complete else "; not complete")
+    return [*lines, f"intervals are 95 %: Wilson's, and Agresti and Min's of paired differences; {blind}"]
+
+
+def shown(results: Results) -> dict[str, Any]:
+    """For the page: rows of a table, and sentences."""
+    rows = [[row.name, str(row.rate or "-"), f"{row.successes}/{row.trials}", row.void, row.stops]
+            for row in results.rows]  # fmt: skip
+    return {"rows": rows, "sentences": _sentences(results), "text": table(results)}
 
 
 def as_json(session: Session, results: Results) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Rig:
 
     def __init__(self, system: graph.System, chosen: Chosen, curtain: Curtain, log: Path, lock: int,
                  reachable: Callable[[], bool]) -> None:  # fmt: skip
+        self._closed = False
         self.simulated = chosen.run.system == "sim"
         self._limit = float(getattr(parse(chosen.run.system, chosen.system), "max_duration", 0.0))
         self._processes = Processes(system, log, curtain, lock)
@@ -76,12 +77,17 @@ class Rig:
     def _wait(self, done: Callable[[], Any], seconds: float, why: str) -> None:
         deadline = time.monotonic() + seconds
         while not done():
-            ended = self._processes.ended()
-            if ended:
-                raise Trouble(f"the node {ended[0]} has ended ({ended[1]})")
+            self._check()
             if time.monotonic() > deadline:
                 raise Trouble(f"{why} within {seconds:.0f} s; nodes.log may say why")
             time.sleep(0.05)
+
+    def _check(self) -> None:
+        """Raises where what one waits for can no longer come."""
+        if self._closed:
+            raise Trouble("the program is ending")
+        if ended := self._processes.ended():
+            raise Trouble(f"the node {ended[0]} has ended ({ended[1]})")
 
     def load(self, policy: Policy) -> None:
         """End the policy's process and start it with another checkpoint: nothing of the last one is left.
@@ -110,7 +116,7 @@ class Rig:
     def run(self, trial: str, seed: int, elapsed: Callable[[float], None]) -> Ended:
         """One trial, recorded, to its end."""
         goal = RunTrial.Goal(trial=trial, seed=seed, record=True, max_duration=self._limit)
-        result, said = self._operator.run(goal, elapsed)
+        result, said = self._operator.run(goal, elapsed, self._check)
         events = [
             {"after": round(after, 3), "state": report.state.name, "check": report.check, "reason": report.reason}
             for after, report in said
@@ -161,6 +167,7 @@ class Rig:
 
     def close(self) -> None:
         """Stop all processes in order."""
+        self._closed = True
         self._processes.stop()
         self._operator.close()
         self._scratch.cleanup()

@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 LONGEST = 64 * 1024  # bytes of a request's body
 PATIENCE = 20.0  # s: a connection that says nothing for so long is closed
-WIDEST = 960  # pixels of a picture on the page
+WIDEST, SMALL = 960, 320  # pixels of a picture on the page
 AWAY = 2.5  # s without a word of the page: nobody could stop the arm there (one in the background asks once a second)
 HEADERS = {
     "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
@@ -63,7 +63,8 @@ class Page:
         return time.monotonic() - self.seen < AWAY
 
     def close(self) -> None:
-        """Serve no more."""
+        """Serve no more, on connections that are open already neither."""
+        self.desk = None
         self._server.shutdown()
         self._server.server_close()
 
@@ -205,5 +206,6 @@ def jpeg(picture: np.ndarray) -> bytes:
     image = Image.fromarray(np.ascontiguousarray(picture))
     image.thumbnail((WIDEST, WIDEST))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=80)
+    small = max(image.size) <= SMALL  # is shown enlarged, and every blemish with it
+    image.save(buffer, "JPEG", quality=95 if small else 80, subsampling=0 if small else 2)
     return buffer.getvalue()

@@ -41,6 +41,7 @@ class Terminal:
     def __init__(self, desk: Desk, source: TextIO | None = None, out: TextIO | None = None) -> None:
         self._desk, self._in, self._out = desk, source or sys.stdin, out or sys.stdout
         self._shown: tuple[Any, ...] = ()
+        self._rest = b""  # of a line that has not come whole
 
     def run(self, interrupted: threading.Event) -> None:
         """Until the person quits."""
@@ -54,7 +55,7 @@ class Terminal:
                     continue
                 if keys:
                     self._key(os.read(self._in.fileno(), 1).decode("utf-8", "replace"))
-                elif not self._line(self._in.readline()):
+                elif not self._lines():
                     return
 
     def _show(self) -> None:
@@ -77,7 +78,7 @@ class Terminal:
             suggested = f" (suggested: {draft})" if draft else ""
             self._print(f"  {trial['trial']} ended: {trial['ended'] or '-'}{suggested}")
         if view["phase"] == DONE:
-            self._print(view["results"])
+            self._print(view["results"]["text"])
 
     def _print(self, text: str) -> None:
         print(text, file=self._out, flush=True)
@@ -119,8 +120,15 @@ class Terminal:
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
-    def _line(self, line: str) -> bool:
-        """One command; False: there are no more."""
+    def _lines(self) -> bool:
+        """Every command that has come; False: there are no more."""
+        typed = os.read(self._in.fileno(), 65536)
+        *whole, self._rest = (self._rest + typed).split(b"\n")
+        for line in whole:
+            self._line(line.decode("utf-8", "replace"))
+        return bool(typed)
+
+    def _line(self, line: str) -> None:
         word, _, rest = line.strip().partition(" ")
         if word == "stop":
             self._desk.stop()
@@ -130,7 +138,6 @@ class Terminal:
             self._act(word, outcome=outcome, **about)
         elif word:
             self._act(word, reason=rest)
-        return bool(line)
 
     def _act(self, action: str, **data: str) -> None:
         try:

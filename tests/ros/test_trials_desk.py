@@ -1,0 +1,330 @@
+"""The operator's desk without ROS: what may be done when, what is hidden, and what survives."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import select
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from d2ppo_core.errors import UserError
+from d2ppo_ros.recording.writer import SIDECAR, TrialWriter
+from d2ppo_ros.trials import options
+from d2ppo_ros.trials.attach import attach
+from d2ppo_ros.trials.desk import Desk, Refused
+from d2ppo_ros.trials.journal import NAME, read
+from d2ppo_ros.trials.session import Trial
+from d2ppo_ros.trials.terminal import Terminal
+from trials_desk import NAMES, FakeRig, make, one_trial, phase, until
+from trials_support import TOPICS
+
+
+@pytest.fixture
+def rig() -> FakeRig:
+    return FakeRig()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, rig: FakeRig) -> Any:
+    made = make(tmp_path, rig)
+    made.begin()
+    phase(made, "SETUP")
+    yield made
+    made.close()
+
+
+def leave(desk: Desk) -> None:
+    """As a program does that is killed: only the file is left."""
+    desk.close()
+    desk.journal.close()  # type: ignore[attr-defined]
+
+
+def test_the_start_state_is_there_before_the_policy_is_drawn(desk: Desk, rig: FakeRig, tmp_path: Path) -> None:
+    assert [call for call, _ in rig.calls] == ["up", "reset"]
+    one_trial(desk)
+    kinds = [event["event"] for event in read(tmp_path / NAME)[0]]
+    assert kinds == ["session", "setup", "draw", "end", "outcome"]
+    assert [call for call, _ in rig.calls] == ["up", "reset", "load", "run", "reset"]
+    assert rig.calls[3][1] == ("start001-draw1", 100)
+
+
+def test_nothing_is_armed_or_started_by_itself_and_every_trial_ends_disarmed(desk: Desk, rig: FakeRig) -> None:
+    desk.act("setup", desk.step, {})
+    phase(desk, "READY")
+    time.sleep(0.1)
+    assert (rig.state, desk.phase) == ("READY", "READY")
+    with pytest.raises(Refused, match="'start' cannot be done now"):
+        desk.act("start", desk.step, {})
+    desk.act("arm", desk.step, {})
+    time.sleep(0.1)
+    assert desk.phase == "READY"
+    desk.act("start", desk.step, {})
+    until(lambda: rig.calls[-1][0] == "run")
+    desk.stop()
+    phase(desk, "JUDGE")
+    assert rig.state == "STOPPED"
+    desk.act("save", desk.step, {"outcome": "failure"})
+    phase(desk, "SETUP")
+    assert rig.state == "STOPPED"  # a stop stays until a person re-arms
+    desk.act("setup", desk.step, {})
+    phase(desk, "READY")
+    assert "arm" not in desk.can("STOPPED")
+    desk.act("rearm", desk.step, {})
+    assert rig.state == "READY"
+    desk.act("arm", desk.step, {})
+
+
+def test_a_second_click_does_nothing(desk: Desk) -> None:
+    step = desk.step
+    desk.act("setup", step, {})
+    phase(desk, "READY")
+    with pytest.raises(Refused, match="changed meanwhile"):
+        desk.act("setup", step, {})
+    for nonsense in (None, "1", step + 0.5, [], desk.step + 1):
+        with pytest.raises(Refused):
+            desk.act("void", nonsense, {"reason": "x"})  # type: ignore[arg-type]
+    assert desk.phase == "READY"
+
+
+def test_a_whole_session_says_no_name_before_its_end(tmp_path: Path, rig: FakeRig) -> None:
+    desk, shown = make(tmp_path, rig, episodes=2, names=NAMES), []
+    rig.broken = ""
+    desk.begin()
+    while desk.phase != "DONE":
+        phase(desk, "SETUP")
+        shown.append(json.dumps(desk.view()))
+        desk.act("setup", desk.step, {})
+        phase(desk, "READY")
+        shown.append(json.dumps(desk.view()))
+        desk.act("arm", desk.step, {})
+        desk.act("start", desk.step, {})
+        until(lambda: rig.calls[-1][0] == "run")
+        shown.append(json.dumps(desk.view()))
+        desk.act("success" if len(shown) % 2 else "failure", desk.step, {})
+        phase(desk, "JUDGE")
+        shown.append(json.dumps(desk.view()))
+        desk.act("save", desk.step, {"outcome": "success"})
+        until(lambda: desk.phase in ("SETUP", "DONE"))
+    assert not [name for name in NAMES for text in shown if name in text]
+    view = desk.view()
+    assert view["done"] == view["total"] == 6
+    assert all(name in view["results"]["text"] for name in NAMES)
+    assert {trial["policy"] for trial in view["trials"]} == set(NAMES)
+    assert (tmp_path / "results.png").exists()
+    loaded = [name for call, name in rig.calls if call == "load"]
+    assert sorted(loaded) == sorted(NAMES * 2)
+    leave(desk)
+
+
+def test_what_loading_complains_of_names_nobody_and_the_draw_goes_back(tmp_path: Path, rig: FakeRig) -> None:
+    desk = make(tmp_path, rig)
+    desk.begin()
+    phase(desk, "SETUP")
+    rig.broken = "the policy ended: {path} of {name} ({digest}) is damaged"
+    desk.act("setup", desk.step, {})
+    phase(desk, "SETUP") if desk.phase == "SETUP" else until(lambda: desk.phase == "SETUP")
+    text = json.dumps(desk.view())
+    assert "is damaged" in text
+    assert not [word for policy in desk.session.plan.policies for word in policy.values() if word in text]
+    assert desk.session.trials[0].outcome == "void"
+    leave(desk)
+    assert "damaged" in (tmp_path / NAME).read_text()
+
+
+def test_an_interrupted_session_goes_on(tmp_path: Path, rig: FakeRig) -> None:
+    desk = make(tmp_path, rig)
+    desk.begin()
+    one_trial(desk, "success")
+    desk.act("setup", desk.step, {})
+    phase(desk, "READY")
+    leave(desk)  # drawn, never begun
+    desk = make(tmp_path, FakeRig())
+    desk.begin()
+    phase(desk, "SETUP")
+    assert [t.outcome for t in desk.session.trials] == ["success", "void"]
+    desk.act("setup", desk.step, {})
+    phase(desk, "READY")
+    desk.act("arm", desk.step, {})
+    desk.act("start", desk.step, {})
+    until(lambda: desk.rig.calls[-1][0] == "run")
+    desk.act("success", desk.step, {})
+    phase(desk, "JUDGE")
+    leave(desk)  # ended, not judged
+    desk = make(tmp_path, FakeRig())
+    desk.begin()
+    phase(desk, "JUDGE")
+    desk.act("save", desk.step, {"outcome": "failure", "notes": "too slow"})
+    phase(desk, "SETUP")
+    while desk.phase != "DONE":
+        one_trial(desk)
+    assert desk.session.done == 4
+    leave(desk)
+
+
+def test_the_outcome_that_was_pressed_is_proposed_and_the_last_one_can_be_corrected(desk: Desk, rig: FakeRig) -> None:
+    desk.act("setup", desk.step, {})
+    phase(desk, "READY")
+    desk.act("arm", desk.step, {})
+    desk.act("start", desk.step, {})
+    until(lambda: rig.calls[-1][0] == "run")
+    desk.act("failure", desk.step, {})
+    phase(desk, "JUDGE")
+    assert desk.view()["draft"]["outcome"] == "failure"
+    desk.act("save", desk.step, {"outcome": "failure", "notes": "dropped it"})
+    phase(desk, "SETUP")
+    desk.act("correct", desk.step, {})
+    phase(desk, "JUDGE")
+    assert desk.view()["draft"] == {"outcome": "", "notes": "dropped it"}
+    with pytest.raises(Refused, match="needs a reason"):
+        desk.act("save", desk.step, {"outcome": "void"})
+    desk.act("save", desk.step, {"outcome": "void", "reason": "the lamp went out"})
+    phase(desk, "SETUP")
+    assert desk.session.done == 0
+
+
+def test_a_robots_trial_is_judged_by_the_person_alone(tmp_path: Path) -> None:
+    rig = FakeRig(simulated=False)
+    rig.lasts = 0.05
+    desk = make(tmp_path, rig)
+    desk.begin()
+    phase(desk, "SETUP")
+    assert [call for call, _ in rig.calls] == ["up"]  # nobody resets a robot
+    desk.act("setup", desk.step, {})
+    phase(desk, "READY")
+    desk.act("arm", desk.step, {})
+    desk.act("start", desk.step, {})
+    phase(desk, "JUDGE")
+    assert desk.view()["draft"]["outcome"] == ""
+    leave(desk)
+
+
+def test_the_stop_waits_for_nobody(desk: Desk, rig: FakeRig) -> None:
+    rig.slow = 2.0
+    desk.act("setup", desk.step, {})
+    with desk._lock:  # somebody is busy
+        begin = time.monotonic()
+        threading.Thread(target=desk.stop).start()
+        until(lambda: rig.state == "STOPPED", 1.0)
+        assert time.monotonic() - begin < 0.05
+
+
+def test_the_outcome_is_in_the_record(tmp_path: Path) -> None:
+    TrialWriter(tmp_path / "t", TOPICS, {"trial": "t"}).close({"ended": "stopped"})
+    trial = Trial("t", 0, 0, 0, {"record": str(tmp_path / "t")}, "void", "lamp", "dark")
+    attach(trial, tmp_path / NAME)
+    told = json.loads((tmp_path / "t" / SIDECAR).read_text())["outcome"]
+    assert told == {
+        "ended": "stopped", "success": False, "judged": "void", "void": "lamp", "notes": "dark",
+        "session": str(tmp_path / NAME),
+    }  # fmt: skip
+    (tmp_path / "t" / SIDECAR).write_text("[]")
+    with pytest.raises(UserError, match="cannot be read"):
+        attach(trial, tmp_path / NAME)
+    attach(Trial("t", 0, 0, 0, None, "void", "x"), tmp_path / NAME)  # nothing was recorded
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------------
+
+
+def test_lines_run_a_session(desk: Desk, rig: FakeRig) -> None:
+    reading, writing = os.pipe()
+    out = io.StringIO()
+    with open(reading, encoding="utf-8") as source, open(writing, "w", encoding="utf-8") as words:
+        thread = threading.Thread(target=Terminal(desk, source, out).run, args=(threading.Event(),))
+        thread.start()
+
+        def say(text: str, then: str) -> None:
+            words.write(text + "\n")
+            words.flush()
+            phase(desk, then)
+
+        say("setup", "READY")
+        say("arm", "READY")
+        until(lambda: rig.state == "ARMED")
+        say("start", "RUNNING")
+        until(lambda: rig.calls[-1][0] == "run")
+        say("stop", "JUDGE")
+        say("save void", "JUDGE")
+        say("save void the cube fell", "SETUP")
+        say("fly", "SETUP")
+        say("quit", "SETUP")
+        thread.join(5.0)
+    assert not thread.is_alive()
+    assert "a void trial needs a reason" in out.getvalue()
+    assert "'fly' cannot be done now" in out.getvalue()
+    assert "safety STOPPED: emergency stop" in out.getvalue()
+    assert desk.session.trials[0].reason == "the cube fell"
+
+
+def test_keys_of_a_real_terminal(desk: Desk, rig: FakeRig) -> None:
+    ours, theirs = pty.openpty()
+    out = io.StringIO()
+    with open(theirs, encoding="utf-8", closefd=False) as source:
+        thread = threading.Thread(target=Terminal(desk, source, out).run, args=(threading.Event(),))
+        thread.start()
+        until(lambda: "SETUP" in out.getvalue())
+        os.write(ours, b"c")
+        phase(desk, "READY")
+        os.write(ours, b"a")
+        until(lambda: rig.state == "ARMED")
+        os.write(ours, b"g")
+        until(lambda: rig.calls[-1][0] == "run")
+        begin = time.monotonic()
+        os.write(ours, b" ")
+        until(lambda: rig.state == "STOPPED")
+        assert rig.stopped_at - begin < 0.05
+        phase(desk, "JUDGE")
+        os.write(ours, b"f")
+        until(lambda: "notes" in out.getvalue())
+        os.write(ours, "slöw".encode() + b"x\x7f\n")
+        phase(desk, "SETUP")
+        os.write(ours, b"q")
+        thread.join(5.0)
+    while select.select([ours], [], [], 0)[0]:
+        os.read(ours, 1000)
+    os.close(ours)
+    os.close(theirs)
+    assert not thread.is_alive()
+    assert (desk.session.trials[0].outcome, desk.session.trials[0].notes) == ("failure", "slöw")
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["episodes=0"], "episodes is 0"),
+        (["episodes=many"], "'many', which is no int"),
+        (["blind=perhaps"], "'perhaps', which is no bool"),
+        (["colour=red"], "is no option of `d2ppo trials run system=sim`"),
+        (["faster"], "options are key=value"),
+        (["checkpoint=x"], "decides that itself"),
+        (["lockstep=true"], "decides that itself"),
+        (["system=moon"], "choose one of"),
+        (["max_duration=-1"], "max_duration"),
+    ],
+)
+def test_wrong_options_are_explained(words: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        options.choose(["policies=a,b", *words])
+
+
+def test_a_session_goes_on_with_what_it_began_with() -> None:
+    began = options.choose(["policies=a,b", "episodes=4", "executor=async", "domain=7", "run_dir=r"])
+    saved = json.loads(json.dumps(began.saved()))
+    again = options.resumed(["run_dir=r", "resume=true", "--terminal", "domain=8"], saved)
+    assert (again.run.episodes, again.run.policies, again.run.page, again.run.resume) == (4, "a,b", False, True)
+    assert again.system == ("executor=async", "domain=8")
+    for word in ("episodes=5", "executor=rtc", "policies=c", "seed=3"):
+        with pytest.raises(UserError, match="is not what the session in r began with"):
+            options.resumed(["run_dir=r", "resume=true", word], saved)
+    assert "--terminal" in options.usage()
+    assert "lockstep" not in options.usage()
