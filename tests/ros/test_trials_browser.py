@@ -77,6 +77,10 @@ def test_a_trial_by_mouse_and_one_by_keys(seen: Seen) -> None:
     assert [t.outcome for t in desk.session.trials] == ["success", "failure"]
     text = browser.run("document.documentElement.outerHTML")
     assert not [name for name in NAMES if name in text]
+    ghosts = "[...document.querySelectorAll('.ghost')].filter((ghost) => !ghost.hidden && ghost.naturalWidth === 160)"
+    browser.until(f"{ghosts}.length === 2")  # as it was first set up, over the live pictures
+    browser.key("o")
+    browser.until(f"{ghosts}.length === 0")
     assert not browser.complaints
     assert rig.state == "READY"
 
@@ -124,11 +128,12 @@ def test_keys_stop_wherever_the_focus_is(seen: Seen, key: str) -> None:
 
 def test_pictures_live_and_what_happens_when_the_program_goes(seen: Seen) -> None:
     browser = seen.browser
-    browser.until("[...document.querySelectorAll('#cameras img')].filter((i) => i.naturalWidth === 160).length === 2")
+    live = "[...document.querySelectorAll('#cameras img:not(.ghost)')].filter((image) => image.naturalWidth === 160)"
+    browser.until(f"{live}.length === 2")
     first = browser.run("document.querySelector('#cameras img').src")
     browser.until(f"document.querySelector('#cameras img').src !== {json.dumps(first)}")
     seen.rig.cameras = ["wrist"]
-    browser.until("document.querySelectorAll('#cameras img').length === 1")
+    browser.until("document.querySelectorAll('#cameras figure').length === 1")
     seen.page.close()
     browser.until("!document.getElementById('lost').hidden")
 

@@ -230,6 +230,50 @@ def test_the_outcome_is_in_the_record(tmp_path: Path) -> None:
     attach(Trial("t", 0, 0, 0, None, "void", "x"), tmp_path / NAME)  # nothing was recorded
 
 
+def test_an_outcome_that_a_kill_kept_from_the_record_comes_later(tmp_path: Path, rig: FakeRig) -> None:
+    desk = make(tmp_path, rig)
+    desk.begin()
+    one_trial(desk, "failure", notes="early")
+    leave(desk)
+    TrialWriter(tmp_path / "records" / "start001-draw1", TOPICS, {"trial": "t"}).close({"ended": "stopped"})
+    desk = make(tmp_path, FakeRig())
+    desk.begin()
+    phase(desk, "SETUP")
+    told = json.loads((tmp_path / "records" / "start001-draw1" / SIDECAR).read_text())["outcome"]
+    assert (told["judged"], told["notes"]) == ("failure", "early")
+    leave(desk)
+
+
+def test_the_first_set_up_of_a_start_state_is_kept_for_the_next(desk: Desk, rig: FakeRig, tmp_path: Path) -> None:
+    assert desk.view()["before"] == []
+    rig.cameras = ["wrist", "../odd"]
+    one_trial(desk)
+    assert desk.view()["before"] == ["wrist"]
+    kept = (tmp_path / "starts" / "start001-wrist.jpg").read_bytes()
+    assert desk.before("wrist") == kept
+    assert desk.before("../odd") is None
+    assert desk.before("../starts/start001-wrist") is None
+    one_trial(desk)
+    assert (tmp_path / "starts" / "start001-wrist.jpg").read_bytes() == kept
+    assert desk.view()["before"] == []  # the next start state has none yet
+
+
+def test_who_corrects_after_the_end_is_not_blind_and_the_results_say_so(tmp_path: Path, rig: FakeRig) -> None:
+    desk = make(tmp_path, rig, episodes=1)
+    desk.begin()
+    one_trial(desk)
+    one_trial(desk)
+    phase(desk, "DONE")
+    assert "nobody was told which policy ran before all was done" in desk.view()["results"]["text"]
+    desk.act("correct", desk.step, {})
+    phase(desk, "JUDGE")
+    assert not desk.view()["hidden"]  # it has been told already
+    desk.act("save", desk.step, {"outcome": "failure"})
+    phase(desk, "DONE")
+    assert "then revealed; 1 outcomes came after that" in (tmp_path / "results.txt").read_text()
+    leave(desk)
+
+
 # --- the terminal -----------------------------------------------------------------------------------------------------
 
 

@@ -194,6 +194,17 @@ def test_pictures(served: Served) -> None:
         assert served.ask(f"camera/{name}")[0] == 404
 
 
+def test_the_picture_of_a_start_state(served: Served) -> None:
+    assert served.ask("start/wrist")[0] == 404
+    served.act("setup")
+    phase(served.desk, "READY")
+    status, content, headers = served.ask("start/wrist")
+    assert (status, headers["Content-Type"]) == (200, "image/jpeg")
+    assert Image.open(io.BytesIO(content)).size == (160, 120)
+    for name in ("none", "..%2Fstarts%2Fstart001-wrist", "", "%00"):
+        assert served.ask(f"start/{name}")[0] == 404
+
+
 def test_before_the_system_is_there_the_page_is(tmp_path: Path) -> None:
     page = Page()
     connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=5.0)

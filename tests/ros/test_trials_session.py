@@ -319,6 +319,6 @@ def test_a_blind_session_gives_results_only_when_it_is_done_or_revealed(
     assert not [name for name in NAMES if name in said.err + said.out]
     assert sorted(path.name for path in tmp_path.iterdir()) == [NAME]
     assert cli.main(["trials", "results", str(tmp_path), "--reveal"]) == 0
-    assert "blind for the first 1 of 4 trials, then revealed" in capsys.readouterr().out
+    assert "blind for the first 1 of 4 trials, then revealed; 0 outcomes came after that" in capsys.readouterr().out
     assert [event["event"] for event in read(tmp_path / NAME)[0]][-1] == "reveal"
     assert cli.main(["trials", "results", str(tmp_path / "nothing")]) == 2

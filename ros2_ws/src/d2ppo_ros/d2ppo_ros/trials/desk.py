@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from d2ppo_core.errors import UserError
 
-from . import results
-from .attach import attach
+from . import results, starts
+from .attach import attach, attach_all
 from .policies import Curtain, Policy
 from .session import FAILURE, SUCCESS, VOID, Session, Trial
 
@@ -126,11 +126,16 @@ class Desk:
                 "trial": trial.name if trial else "", "simulated": self.rig.simulated, "blind": session.plan.blind,
                 "hidden": session.hidden, "elapsed": round(self._elapsed, 1), "draft": dict(self._draft),
                 "problem": self.problem or status.down, "safety": dict(status.safety), "robot": status.robot,
-                "cameras": status.cameras, "trials": [self._told(t) for t in session.trials[-SHOWN:]],
+                "cameras": status.cameras, "before": starts.cameras(self._folder, start, status.cameras), 
+                "trials": [self._told(t) for t in session.trials[-SHOWN:]],
                 "results": None if session.hidden or not session.done else results.shown(results.of(session)),
                 "policy": self._name(trial) if trial and not session.hidden else "",
             }  # fmt: skip
         return self._clean(made)
+
+    def before(self, camera: str) -> bytes | None:
+        """What a camera saw when the start state that is due was first set up."""
+        return starts.of(self._folder, self.session.start, camera)
 
     def _told(self, trial: Trial) -> dict[str, Any]:
         """A trial of the list."""
@@ -184,6 +189,7 @@ class Desk:
     def _bring_up(self) -> None:
         self.rig.up()
         self.session.interrupted()
+        attach_all(self.session.trials, self.session.path)
         self._next()
 
     def _do(self, work: Callable[[], None]) -> None:
@@ -210,6 +216,8 @@ class Desk:
         self._draft, self._elapsed = {}, 0.0
         start = self.session.start
         if start is None:
+            if self.session.plan.blind and not self.session.reveals:
+                self.session.reveal()  # whatever is corrected from now on is not blind
             self._curtain.drawn = False
             results.write(self.session, self._folder)
             return self._change(DONE, problem)
@@ -220,6 +228,7 @@ class Desk:
     # --- each action; the lock is held --------------------------------------------------------------------------------
 
     def _set_up(self, _: Mapping[str, Any]) -> None:
+        starts.keep(self._folder, self.session.start or 0, self.rig)
         self.session.set_up()
         trial = self.session.draw(lambda name: not (self._folder / "records" / name).exists())
         self._change(LOADING)

@@ -24,6 +24,8 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Bool, Empty
 from std_srvs.srv import Trigger
 
+from d2ppo_core.errors import UserError
+
 from .. import codec, decoding, topics
 from ..records import ArmState, PolicyReport, SafetyReport, State
 from ..runtime import DeadlineLoop, Listener
@@ -137,7 +139,10 @@ class Operator:
         if camera not in self._images:
             return None
         stamp, message = self._images[camera]
-        picture, colour = decoding.picture_of(message)
+        try:
+            picture, colour = decoding.picture_of(message)
+        except UserError:  # an encoding that the camera's node refuses, too, and says so
+            return None
         return stamp, picture if colour == "rgb" else picture[..., ::-1]
 
     # --- what is asked ------------------------------------------------------------------------------------------------

@@ -92,10 +92,15 @@ def _difference(session: Session, first: int, second: int) -> Difference | None:
 def _blindness(session: Session) -> str:
     if not session.plan.blind:
         return "not blind: the person who judged knew which policy ran"
-    early = next((event["after"] for event in session.events("reveal")), None)
-    if early is not None and early < session.total:
-        return f"blind for the first {early} of {session.total} trials, then revealed"
-    return "blind: nobody was told which policy ran before all was done"
+    known, judged = None, 0  # what was judged by somebody who could know
+    for event in session.events("reveal", "outcome"):
+        if event["event"] == "outcome":
+            judged += known is not None
+        elif known is None:
+            known = event["after"]
+    if not judged and (known is None or known == session.total):
+        return "blind: nobody was told which policy ran before all was done"
+    return f"blind for the first {known} of {session.total} trials, then revealed; {judged} outcomes came after that"
 
 
 def table(results: Results) -> str:

@@ -8,7 +8,6 @@ been pointed here), and one that does something must come from our own page and 
 from __future__ import annotations
 
 import hmac
-import io
 import json
 import secrets
 import sys
@@ -19,18 +18,15 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
-from PIL import Image
-
 from d2ppo_core.errors import UserError
 
 from .desk import Desk, Refused
+from .starts import jpeg
 
 HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 LONGEST = 64 * 1024  # bytes of a request's body
 PATIENCE = 20.0  # s: a connection that says nothing for so long is closed
-WIDEST, SMALL = 960, 320  # pixels of a picture on the page
 AWAY = 2.5  # s without a word of the page: nobody could stop the arm there (one in the background asks once a second)
 HEADERS = {
     "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
@@ -125,7 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
             page.seen = time.monotonic()
             self._send_json(page.desk.view())
         elif path.startswith("camera/"):
-            self._send_picture(path.removeprefix("camera/"))
+            found = page.desk.rig.picture(path.removeprefix("camera/"))
+            self._send_picture(found and jpeg(found[1]), str(found and found[0]))
+        elif path.startswith("start/"):
+            self._send_picture(page.desk.before(path.removeprefix("start/")))
         else:
             self._refuse(404, "there is nothing here")
 
@@ -194,18 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         policy = {"Content-Security-Policy": POLICY.format(nonce=nonce)}
         self._send(200, text.encode(), "text/html; charset=utf-8", **policy)
 
-    def _send_picture(self, camera: str) -> None:
-        found = self.server.page.desk.rig.picture(camera)  # type: ignore[union-attr]
-        if found is None:
+    def _send_picture(self, content: bytes | None, stamp: str = "") -> None:
+        if content is None:
             return self._send(404, b"", "text/plain")
-        return self._send(200, jpeg(found[1]), "image/jpeg", **{"X-Stamp": str(found[0])})
-
-
-def jpeg(picture: np.ndarray) -> bytes:
-    """A picture (H, W, 3) RGB uint8 for the page."""
-    image = Image.fromarray(np.ascontiguousarray(picture))
-    image.thumbnail((WIDEST, WIDEST))
-    buffer = io.BytesIO()
-    small = max(image.size) <= SMALL  # is shown enlarged, and every blemish with it
-    image.save(buffer, "JPEG", quality=95 if small else 80, subsampling=0 if small else 2)
-    return buffer.getvalue()
+        return self._send(200, content, "image/jpeg", **{"X-Stamp": stamp})

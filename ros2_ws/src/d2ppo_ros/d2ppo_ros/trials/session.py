@@ -82,9 +82,9 @@ class Session:
         for event in journal.events[1:]:
             self._take(event)
 
-    def events(self, kind: str) -> list[Event]:
-        """Everything of this kind that has happened."""
-        return [event for event in self._journal.events if event["event"] == kind]
+    def events(self, *kinds: str) -> list[Event]:
+        """Everything of these kinds that has happened."""
+        return [event for event in self._journal.events if event["event"] in kinds]
 
     # --- what comes next ----------------------------------------------------------------------------------------------
 
