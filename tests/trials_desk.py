@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from d2ppo_ros.trials.desk import Desk, Ended, Status, Trouble
+from d2ppo_ros.trials.desk import Desk
 from d2ppo_ros.trials.journal import NAME, Journal
 from d2ppo_ros.trials.policies import Curtain, Policy
 from d2ppo_ros.trials.session import Plan, Session
+from d2ppo_ros.trials.system import Ended, Status, Trouble
 
 NAMES = ("heron", "walrus", "ibex")
 

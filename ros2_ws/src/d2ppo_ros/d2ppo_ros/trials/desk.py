@@ -11,9 +11,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from d2ppo_core.errors import UserError
 
@@ -21,6 +21,7 @@ from . import results, starts
 from .attach import attach, attach_all
 from .policies import Curtain, Policy
 from .session import FAILURE, SUCCESS, VOID, Session, Trial
+from .system import Ended, Rig, Trouble
 
 STARTING, SETUP, LOADING, READY, RUNNING, JUDGE, DONE, FAILED = (
     "STARTING", "SETUP", "LOADING", "READY", "RUNNING", "JUDGE", "DONE", "FAILED",
@@ -30,54 +31,8 @@ NOTES = 4000  # letters
 PLAIN = ("notes", "phase", "can", "state", "check", "outcome")  # of a view: our own words, or the person's own
 
 
-class Trouble(Exception):
-    """What went wrong with the robot or its nodes, in words."""
-
-
 class Refused(Exception):
     """Why what a person asked for cannot be done now, in words."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a trial came to its end."""
-
-    reason: str  # "success", "time", "cancelled", or why it was stopped
-    success: bool  # as the simulator sees it
-    steps: int = 0
-    seconds: float = 0.0
-    record: str = ""
-    safety: list[dict[str, Any]] = field(default_factory=list)  # changes of state, with s since the begin
-    counts: dict[str, int] = field(default_factory=dict)  # commands passed, changed, refused
-
-
-@dataclass(frozen=True)
-class Status:
-    """How robot and safety stand."""
-
-    safety: dict[str, Any]  # state, check, reason, age in s
-    robot: list[dict[str, Any]] = field(default_factory=list)
-    cameras: list[str] = field(default_factory=list)
-    down: str = ""  # what has ended that is needed
-
-
-class Rig(Protocol):
-    """What the desk works with. `finish` and `stop` may be called at any time, from any thread."""
-
-    simulated: bool
-
-    def up(self) -> None: ...
-    def load(self, policy: Policy) -> None: ...
-    def reset(self, seed: int) -> None: ...
-    def run(self, trial: str, seed: int, elapsed: Callable[[float], None]) -> Ended: ...
-    def finish(self) -> None: ...
-    def stop(self) -> None: ...
-    def arm(self) -> str: ...
-    def rearm(self) -> str: ...
-    def disarm(self) -> str: ...
-    def status(self) -> Status: ...
-    def picture(self, camera: str) -> Any: ...
-    def close(self) -> None: ...
 
 
 class Desk:

@@ -29,7 +29,7 @@ from d2ppo_core.errors import UserError
 from .. import codec, decoding, topics
 from ..records import ArmState, PolicyReport, SafetyReport, State
 from ..runtime import DeadlineLoop, Listener
-from .desk import Trouble
+from .system import Trouble
 
 ALIVE = 20.0  # Hz
 REPEAT = 2.0  # s: how long a stop is said again while safety does not say that it has stopped

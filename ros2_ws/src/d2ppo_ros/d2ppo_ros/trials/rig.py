@@ -19,11 +19,11 @@ from ..executor.executor import Executor
 from ..executor.settings import ExecutorSettings
 from ..records import State
 from ..scenarios import parse
-from .desk import Ended, Status, Trouble
 from .operator import Operator
 from .options import Chosen
 from .policies import Curtain, Policy
 from .processes import Processes
+from .system import Ended, Status, Trouble
 
 UP = 120.0  # s until all nodes but the policy's must be there
 LOADED = 120.0  # s until a policy must be active
@@ -54,7 +54,7 @@ def _check_mode(options: Any, policy: Policy) -> None:
 
 
 class Rig:
-    """See the module; what it offers is `desk.Rig`."""
+    """See the module; what it offers is `system.Rig`."""
 
     def __init__(self, system: graph.System, chosen: Chosen, curtain: Curtain, log: Path, lock: int,
                  reachable: Callable[[], bool]) -> None:  # fmt: skip
@@ -106,7 +106,9 @@ class Rig:
             report = self._operator.policy
             return bool(report and report.state == "active" and report.checkpoint == policy.digest)
 
-        self._wait(active, LOADED, "the policy does not become active")
+        heard = self._operator.safety and self._operator.robot()
+        why = "" if heard else " (no robot is heard: does its driver run?)"
+        self._wait(active, LOADED, f"the policy does not become active{why}")
         file.unlink()
 
     def reset(self, seed: int) -> None:
