@@ -15,14 +15,15 @@ z (B, D) are the features of a batch of B samples. Every form but one is a funct
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from . import differing
 from .conf.schema import DispersiveConfig
 from .errors import UserError
+from .features import Dispersion, effective_rank, relative_distance, similarity
 
 MODES = ("off", "normalised", "paper", "release")
 VARIANTS = ("infonce_l2", "infonce_cosine", "hinge", "covariance")
@@ -182,27 +183,6 @@ def paper_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
     return (margin - squared_distances(z)).clamp(min=0).square().mean()
 
 
-@dataclass(frozen=True)
-class Dispersion:
-    """The loss of one batch and what it did. All scalars."""
-
-    loss: Tensor
-    gradient_norm: float  # of the loss w.r.t. unit-RMS features
-    relative_distance: float  # mean pair distance over the features' scale, sqrt(D) * RMS
-    effective_rank: float  # exp(entropy of the normalised singular values of the centred features)
-    rms: float
-
-    def metrics(self) -> dict[str, float]:
-        """For the log; always written, whatever the sign of the loss."""
-        return {
-            "dispersive/loss": self.loss.item(),
-            "dispersive/gradient_norm": self.gradient_norm,
-            "dispersive/relative_distance": self.relative_distance,
-            "dispersive/effective_rank": self.effective_rank,
-            "dispersive/feature_rms": self.rms,
-        }
-
-
 class DispersiveLoss:
     """One configured dispersive loss. Stateless but for the first RMS seen, which tells inflation."""
 
@@ -222,8 +202,27 @@ class DispersiveLoss:
             raise UserError(f"dispersive.temperature is {config.temperature}; it must be above 0 (both papers use 0.5)")
         if config.pairs < 0 or config.pairs == 1:
             raise UserError(f"dispersive.pairs is {config.pairs}; give 0 (all pairs of the batch), or at least 2 rows")
+        if config.weight < 0:
+            raise UserError(f"dispersive.weight is {config.weight}; it must be at least 0: below, it would attract")
+        self._check_study_options(config)
         self.config = config
         self.first_rms: float | None = None
+
+    @staticmethod
+    def _check_study_options(config: DispersiveConfig) -> None:
+        if config.mode == "off":
+            return
+        if not 0 <= config.differ < 1:
+            raise UserError(f"dispersive.differ is {config.differ}; give a quantile: 0 (all pairs) or less than 1")
+        if config.differ and (config.mode != "normalised" or config.variant not in differing.VARIANTS):
+            forms = ", ".join(differing.VARIANTS)
+            raise UserError(f"dispersive.differ needs dispersive=normalised and a variant of pairs ({forms})")
+        if config.shared_step and config.mode == "paper":
+            raise UserError("dispersive=paper takes each denoising step in turn; leave dispersive.shared_step out")
+
+    def weight_at(self, step: int, steps: int) -> float:
+        """lambda of gradient step `step` of `steps`: constant, or falling linearly to 0."""
+        return self.config.weight * (1 - step / steps if self.config.anneal else 1.0)
 
     @property
     def active(self) -> bool:
@@ -235,11 +234,17 @@ class DispersiveLoss:
         """Whether it is averaged over all K denoising steps (Eq. 7), each a forward pass of its own."""
         return self.config.mode == "paper"
 
-    def of_feature(self, z: Tensor) -> Tensor:
+    def pairs_of(self, chunks: Tensor) -> Tensor | None:
+        """The pairs that are repelled, (B, B) bool, given the action chunks (B, H, Da); None: all."""
+        return differing.differing_pairs(self._rows(chunks), self.config.differ) if self.config.differ else None
+
+    def of_feature(self, z: Tensor, pairs: Tensor | None = None) -> Tensor:
         """The loss of one feature tensor, (B, ...) flattened for each sample; 0 for a batch of one, or when off."""
         z, c = self._rows(z).flatten(1), self.config  # [B, ...] -> [B, D]
         if z.shape[0] < 2 or c.mode == "off":
             return z.sum() * 0
+        if pairs is not None:
+            return differing.loss_of_pairs(z, pairs, c.variant, c.temperature, c.margin)
         if c.mode == "normalised":
             return normalised_loss(z, c.variant, c.temperature, c.margin)
         if c.mode == "paper":
@@ -254,19 +259,22 @@ class DispersiveLoss:
         """
         return z[: self.config.pairs] if self.config.pairs else z
 
-    def __call__(self, features: dict[str, Tensor], taps: tuple[str, ...]) -> Tensor:
+    def __call__(self, features: dict[str, Tensor], taps: tuple[str, ...], pairs: Tensor | None = None) -> Tensor:
         """Mean of the loss over the tapped features."""
-        return sum(self.of_feature(features[tap]) for tap in taps) / len(taps)
+        return sum(self.of_feature(features[tap], pairs) for tap in taps) / len(taps)
 
-    def diagnose(self, features: dict[str, Tensor], taps: tuple[str, ...]) -> Dispersion:
+    def diagnose(
+        self, features: dict[str, Tensor], taps: tuple[str, ...], pairs: Tensor | None = None
+    ) -> Dispersion:
         """Loss and statistics of the first tap, from detached features. For logging steps only."""
         with torch.enable_grad():
             z = features[taps[0]].detach().flatten(1).float().requires_grad_()  # [B, ...] -> [B, D]
-            loss = self.of_feature(z)
+            loss = self.of_feature(z, pairs)
             (gradient,) = torch.autograd.grad(loss, z)
         rms = z.detach().square().mean().sqrt().item()
+        z = z.detach()
         return Dispersion(
-            loss.detach(), gradient.norm().item() * rms, relative_distance(z.detach()), effective_rank(z.detach()), rms
+            loss.detach(), gradient.norm().item() * rms, relative_distance(z), effective_rank(z), similarity(z), rms
         )
 
     def warning(self, dispersion: Dispersion) -> str | None:
@@ -280,20 +288,3 @@ class DispersiveLoss:
             growth = dispersion.rms / self.first_rms
             return f"{name} inflates the features ({growth:.0f} times their first scale); use dispersive=normalised"
         return None
-
-
-def relative_distance(z: Tensor) -> float:
-    """Mean distance of two different samples divided by sqrt(D) * RMS: sqrt(2) for independent centred features."""
-    if z.shape[0] < 2:
-        return 0.0
-    distances = squared_distances(z).clamp(min=0).sqrt().sum() / (len(z) * (len(z) - 1))
-    return (distances / (z.square().mean() * z.shape[1]).sqrt().clamp(min=1e-12)).item()
-
-
-def effective_rank(z: Tensor) -> float:
-    """exp(entropy of sigma / sum(sigma)), sigma the singular values of the centred features (Roy & Vetterli 2007)."""
-    if not z.isfinite().all():  # of a diverged run: there are no singular values
-        return math.nan
-    sigma = torch.linalg.svdvals(z - z.mean(0))
-    p = sigma / sigma.sum().clamp(min=1e-12)
-    return torch.exp(-(p * p.clamp(min=1e-12).log()).sum()).item()

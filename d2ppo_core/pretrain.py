@@ -12,16 +12,17 @@ from torch import Tensor
 
 from .checkpoint import load_resume, save_policy, save_resume
 from .conf.schema import Config, Ema
+from .data.batches import make_batches
 from .data.robomimic import Demonstrations
-from .data.windows import KeyedBatches
 from .dispersive import DispersiveLoss
 from .errors import UserError
+from .features import statistics
 from .keyed import generator
 from .networks.vision import draw_shift, random_shift
 from .observation import Observation
 from .optim import average_into, finite, learning_rate, set_learning_rate, setup_torch, warmed_decay
 from .policies.base import Policy, PretrainLoss
-from .pretrain_setup import check_training, load_demonstrations, policy_of, require_tap, split_windows
+from .pretrain_setup import check_training, load_demonstrations, policy_of, require_taps, split_windows
 from .progress import ProgressBar
 from .runs import RunFolder
 
@@ -40,7 +41,7 @@ def main(config: Config) -> None:
         pretrain_seeds(config, demos, spec, device)
         return
     policy = policy_of(config, demos, spec).to(device)
-    require_tap(policy, config.dispersive.layer)
+    require_taps(policy, config.dispersive)
     trainer = Pretrainer(config, policy, demos, dispersive, device)
     with RunFolder(config, "pretrain") as run:
         trainer.fit(run)
@@ -64,7 +65,7 @@ class Pretrainer:
             policy.network.parameters(), lr=self.train.optimiser.lr, weight_decay=self.train.weight_decay, fused=True
         )
         self.windows, self.held_out = split_windows(config, policy, demos, device)
-        self.batches = KeyedBatches(len(self.windows), self.train.batch, config.seed)
+        self.batches = make_batches(self.windows, self.train, config.seed)
         self.steps = self._total_steps()
         self.taps = policy.network.tap(config.dispersive.layer)
         self.step, self.best, self.warned = 0, math.inf, False
@@ -140,18 +141,26 @@ class Pretrainer:
         """imitation + λ · dispersive loss."""
         if not self.dispersive.active:
             return loss.imitation
-        return loss.imitation + self.config.dispersive.weight * loss.dispersive
+        return loss.imitation + self.dispersive.weight_at(self.step, self.steps) * loss.dispersive
 
     def metrics(self, step: int, loss: PretrainLoss) -> dict[str, Any]:
         """What is logged of a step."""
-        self.dispersion = self.dispersive.diagnose(loss.features, self.taps)
+        self.dispersion = self.dispersive.diagnose(loss.features, self.taps, loss.pairs)
         return {
             "train/loss": self.total(loss).item(),
             "train/imitation_loss": loss.imitation.item(),
             "train/lr": learning_rate(step, self.train.optimiser, self.steps),
             "train/epoch": step / self.batches.per_epoch,
             **self.dispersion.metrics(),
+            **self._watched(loss.features),
         }
+
+    def _watched(self, features: dict[str, Tensor]) -> dict[str, float]:
+        """Statistics of the layers in `dispersive.watch`, the first tap of each."""
+        found: dict[str, float] = {}
+        for layer in self.config.dispersive.watch:
+            found |= statistics(features[self.policy.network.tap(layer)[0]], f"features/{layer}")
+        return found
 
     def _shifted(self, observation: Observation, draw: torch.Generator) -> Observation:
         """Images moved by a few pixels at random, each on its own (while training only)."""

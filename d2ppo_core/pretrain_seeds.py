@@ -25,7 +25,7 @@ from .observation import Observation
 from .optim import learning_rate, set_learning_rate, warmed_decay
 from .policies.base import Policy, PretrainLoss
 from .pretrain import Pretrainer
-from .pretrain_setup import policy_of, require_tap
+from .pretrain_setup import policy_of, require_taps
 from .progress import ProgressBar
 from .runs import RESUME_FILE, RunFolder
 
@@ -34,13 +34,15 @@ def pretrain_seeds(config: Config, demos: Demonstrations, spec: PolicySpec, devi
     """`d2ppo pretrain seeds=[0,1,2] run_dir=...`: one run folder for each seed."""
     if config.ema is not Ema.step or not config.run_dir or len(set(config.seeds)) != len(config.seeds):
         raise UserError("seeds= needs run_dir=, ema=step, and no seed twice; or train one seed at a time")
+    if config.dispersive.differ:
+        raise UserError("dispersive.differ repels other pairs for each seed; train one seed at a time, without seeds=")
     trainers, runs = [], []
     for seed in config.seeds:
         own = copy.deepcopy(config)
         own.seed, own.seeds, own.run_dir = seed, [], str(Path(config.run_dir) / f"seed={seed}")
         about = spec.provenance.model_copy(update={"seed": seed})
         policy = policy_of(own, demos, spec.model_copy(update={"provenance": about})).to(device)
-        require_tap(policy, own.dispersive.layer)
+        require_taps(policy, own.dispersive)
         trainers.append(Pretrainer(own, policy, demos, DispersiveLoss(own.dispersive), device))
     resume_file = Path(config.run_dir).absolute() / RESUME_FILE
     _require_free([Path(trainer.config.run_dir) for trainer in trainers], config)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .conf.schema import Config, TrainConfig
+from .conf.schema import Config, DispersiveConfig, TrainConfig
 from .contract import Camera, PolicySpec, Provenance, SimulatorSpec
+from .data.batches import BATCHINGS
 from .data.robomimic import Demonstrations, read_demonstrations
 from .data.windows import ChunkWindows
 from .errors import UserError, too_small
@@ -35,6 +36,8 @@ def check_training(train: TrainConfig) -> None:
     )
     if wrong:
         raise UserError("; ".join(wrong) + "; change these options")
+    if train.batching not in BATCHINGS:
+        raise UserError(f"train.batching is '{train.batching}'; choose one of {', '.join(BATCHINGS)}")
 
 
 def contract_of(config: Config, provenance: Provenance) -> PolicySpec:
@@ -101,12 +104,15 @@ def policy_of(config: Config, demos: Demonstrations, spec: PolicySpec) -> Policy
     return policy
 
 
-def require_tap(policy: Policy, layer: str) -> None:
+def require_taps(policy: Policy, dispersive: DispersiveConfig) -> None:
     """Refuse a layer that this network does not have, before any training."""
-    try:
-        policy.network.tap(layer)
-    except (KeyError, IndexError) as error:
-        raise UserError(f"this network has no feature called '{layer}'; choose another dispersive.layer") from error
+    for layer, option in ((dispersive.layer, "layer"), *((name, "watch") for name in dispersive.watch)):
+        try:
+            policy.network.tap(layer)
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                f"this network has no feature called '{layer}'; choose another dispersive.{option}"
+            ) from error
 
 
 def split_windows(

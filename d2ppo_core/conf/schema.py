@@ -84,6 +84,19 @@ class DispersiveConfig:
     temperature: float = option(0.5, "tau of the InfoNCE variants")
     margin: float = option(1.0, "epsilon of the hinge variant, on the (squared) distance of the mode")
     pairs: int = option(0, "rows of a batch whose mutual pairs are compared: fewer are cheaper; 0: all rows")
+    anneal: bool = option(False, "lower lambda linearly to 0 over the training")
+    shared_step: bool = option(
+        False,
+        "compare features of all rows at one denoising step, drawn for each batch, instead of each row's own: costs a "
+        "second forward pass, and the logged statistics are of that step; policies that do not denoise: no effect",
+    )
+    differ: float = option(
+        0.0, "repel only pairs whose action chunks differ by more than this quantile of the batch's pairs; 0: all pairs"
+    )
+    watch: list[str] = field(
+        default_factory=list,
+        metadata={"help": "layers whose feature statistics are logged besides, also with dispersive=off: [early,late]"},
+    )
 
 
 @dataclass
@@ -101,6 +114,11 @@ class TrainConfig:
     steps: int = option(10_000, "gradient steps")
     epochs: int = option(0, "passes over the training windows; above 0 it replaces steps")
     batch: int = option(256, "windows in a gradient step")
+    batching: str = option(
+        "random",
+        "random | trajectory (a batch is of as few episodes as fill it) | separated (windows of one episode in a batch "
+        "lie as far apart in time as the data allow)",
+    )
     optimiser: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(lr=1e-3, lr_min=1e-4))
     weight_decay: float = option(1e-6, "AdamW weight decay")
     ema_decay: float = option(0.995, "decay of the averaged weights")

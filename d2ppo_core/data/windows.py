@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..keyed import generator
 from ..observation import Observation
 
 
@@ -50,6 +49,11 @@ class ChunkWindows:
     def __len__(self) -> int:
         return len(self._now)
 
+    @property
+    def episode_starts(self) -> Tensor:
+        """(windows,) where the episode of each window begins: equal numbers are one episode, in order of time."""
+        return self._begin
+
     def gather(self, index: Tensor) -> tuple[Observation, Tensor]:
         """Windows `index` (B,) -> observations, actions (B, H, Da)."""
         now, begin, end = self._now[index, None], self._begin[index, None], self._end[index, None]
@@ -57,23 +61,3 @@ class ChunkWindows:
         done = torch.minimum(now + self._ahead, end)  # [B, 1] + [H] -> [B, H]
         images = None if self.images is None else self.images[seen]
         return Observation(self.states[seen], images), self.actions[done]
-
-
-class KeyedBatches:
-    """Shuffled batches: step s alone decides which windows it holds, so a run resumes anywhere without saved state.
-
-    Each epoch is one permutation named by (seed, epoch); what does not fill a batch is left out of that epoch.
-    """
-
-    def __init__(self, count: int, batch: int, seed: int) -> None:
-        self.count, self.batch, self.seed = count, min(batch, count), seed
-        self.per_epoch = max(1, count // self.batch)
-        self._epoch, self._order = -1, torch.empty(0, dtype=torch.long)
-
-    def __call__(self, step: int) -> Tensor:
-        """Indices (B,) of gradient step `step`."""
-        epoch, position = divmod(step, self.per_epoch)
-        if epoch != self._epoch:
-            self._order = torch.randperm(self.count, generator=generator(self.seed, "epoch", epoch))
-            self._epoch = epoch
-        return self._order[position * self.batch : (position + 1) * self.batch]

@@ -30,6 +30,7 @@ class PretrainLoss:
     imitation: Tensor  # of the expert's chunks: noise prediction, or negative log-likelihood
     dispersive: Tensor
     features: dict[str, Tensor]
+    pairs: Tensor | None = None  # (B, B) bool: which pairs the dispersive loss repels; None: all
 
 
 @dataclass(frozen=True)

@@ -57,14 +57,18 @@ class DiffusionPolicy(Policy):
         code = self.encode(observation)
         predicted, features = self.network(self.schedule.add_noise(x0, t, epsilon), t, code)
         diffusion = (predicted - epsilon).square().mean()
-        dispersion = diffusion.new_zeros(())
+        dispersion, pairs = diffusion.new_zeros(()), None
         if dispersive is not None and dispersive.active:
             taps = self.network.tap(dispersive.config.layer)
             if dispersive.every_step:
                 dispersion = self._dispersion_over_steps(code, x0, epsilon, dispersive, taps)
             else:
-                dispersion = dispersive(features, taps)
-        return PretrainLoss(diffusion, dispersion, features)
+                if dispersive.config.shared_step:  # every row at the step of the first, which is uniform, too
+                    shared = t[:1].expand_as(t)
+                    features = self.network(self.schedule.add_noise(x0, shared, epsilon), shared, code)[1]
+                pairs = dispersive.pairs_of(x0)
+                dispersion = dispersive(features, taps, pairs)
+        return PretrainLoss(diffusion, dispersion, features, pairs)
 
     def _dispersion_over_steps(
         self, code: Tensor, x0: Tensor, epsilon: Tensor, dispersive: DispersiveLoss, taps: tuple[str, ...]

@@ -84,10 +84,11 @@ class GaussianPolicy(Policy):
     ) -> PretrainLoss:
         """-E log N(x0; mu, std^2) for each number of a chunk, and the dispersive loss of the same forward pass."""
         out = self.network(self.encode(observation))
-        features, dispersion = out[-1], x0.new_zeros(())
+        features, dispersion, pairs = out[-1], x0.new_zeros(()), None
         if dispersive is not None and dispersive.active:
-            dispersion = dispersive(features, self.network.tap(dispersive.config.layer))
-        return PretrainLoss(-self._log_prob(out, x0).mean(), dispersion, features)
+            pairs = dispersive.pairs_of(x0)
+            dispersion = dispersive(features, self.network.tap(dispersive.config.layer), pairs)
+        return PretrainLoss(-self._log_prob(out, x0).mean(), dispersion, features, pairs)
 
     def _log_prob(self, out: tuple, chunk: Tensor) -> Tensor:
         """(B, H, Da) of a network's output."""

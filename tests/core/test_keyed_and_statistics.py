@@ -15,8 +15,8 @@ from scipy.stats import binomtest, norm
 from torch import nn
 
 from d2ppo_core.conf.schema import Config, Ema, PolicyConfig, ScheduleConfig, TrainConfig
+from d2ppo_core.data.batches import KeyedBatches
 from d2ppo_core.data.robomimic import Demonstrations
-from d2ppo_core.data.windows import KeyedBatches
 from d2ppo_core.dispersive import DispersiveLoss
 from d2ppo_core.inference import Actor
 from d2ppo_core.keyed import action_noise, generator, key
