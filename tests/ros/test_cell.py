@@ -41,6 +41,7 @@ def test_named_cameras_are_opened_with_what_was_measured_of_them(started, tmp_pa
     assert given["realsense"] == {"cameras": [NAME], "serials": ["0123"], "device": "real", "latency": 0.071}
     assert given[f"camera_{NAME}"]["calibration"] == str(tmp_path / f"{NAME}.json")
     assert given["executor"]["action_latency"] == 0.04 and "action_latency" not in started("robot")["executor"]
+    assert given[f"camera_{NAME}"]["reliable"] is True and "reliable" not in started("robot")[f"camera_{NAME}"]
     assert list(given).index("realsense") < list(given).index(f"camera_{NAME}")
     for words, says in (
         (["realsense=front=0123"], "give each its serial number"), ([f"realsense={NAME}"], f"{NAME}=1234"),

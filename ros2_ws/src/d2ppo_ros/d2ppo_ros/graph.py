@@ -129,7 +129,7 @@ def robot(options: RobotOptions) -> list[Process]:
     task = options.task or spec.task
     return [
         *drivers(options, spec, task),
-        *cameras(spec, task, options.calibrations),
+        *cameras(spec, task, options.calibrations, ours=bool(options.realsense) or options.standin),
         *objects(options, spec),
         *_acting(options, spec, {}, {"device": options.device}),
         _trial(options, simulated=False),
@@ -196,11 +196,12 @@ def drivers(options: RobotOptions, spec: PolicySpec, task: str) -> list[Process]
     return [Process("realsense", f"{NODES}.realsense", cell.real_cameras(options.realsense, seen) | late)]
 
 
-def cameras(spec: PolicySpec, task: str, calibrations: str = "") -> list[Process]:
-    """One process for each camera that the policy looks through."""
+def cameras(spec: PolicySpec, task: str, calibrations: str = "", ours: bool = False) -> list[Process]:
+    """One process for each camera that the policy looks through; `ours`: our own driver sends reliably."""
+    common = {"task": task} | ({"reliable": True} if ours else {})
     return [
         Process(f"camera_{camera.name}", f"{NODES}.camera",
-                {"task": task, "camera": camera.name} | cell.calibration_of(calibrations, camera.name))
+                {"camera": camera.name} | common | cell.calibration_of(calibrations, camera.name))
         for camera in spec.observation.cameras
     ]  # fmt: skip
 
