@@ -215,6 +215,36 @@ def test_the_stop_waits_for_nobody(desk: Desk, rig: FakeRig) -> None:
         assert time.monotonic() - begin < 0.05
 
 
+def test_leaving_while_the_arm_moves_stops_it_and_keeps_the_end(tmp_path: Path, rig: FakeRig) -> None:
+    desk = make(tmp_path, rig)
+    desk.begin()
+    phase(desk, "SETUP")
+    desk.act("setup", desk.step, {})
+    phase(desk, "READY")
+    desk.act("arm", desk.step, {})
+    desk.act("start", desk.step, {})
+    until(lambda: rig.calls[-1][0] == "run")
+    leave(desk)
+    assert rig.state == "STOPPED"
+    assert [event["event"] for event in read(tmp_path / NAME)[0]][-1] == "end"
+    desk = make(tmp_path, FakeRig())
+    desk.begin()
+    phase(desk, "JUDGE")
+    leave(desk)
+
+
+def test_leaving_while_a_policy_loads_writes_nothing_afterwards(tmp_path: Path, rig: FakeRig) -> None:
+    rig.slow = 0.5
+    desk = make(tmp_path, rig)
+    desk.begin()
+    phase(desk, "SETUP")
+    desk.act("setup", desk.step, {})
+    leave(desk)
+    written = (tmp_path / NAME).read_bytes()
+    time.sleep(0.7)
+    assert (tmp_path / NAME).read_bytes() == written
+
+
 def test_the_outcome_is_in_the_record(tmp_path: Path) -> None:
     TrialWriter(tmp_path / "t", TOPICS, {"trial": "t"}).close({"ended": "stopped"})
     trial = Trial("t", 0, 0, 0, {"record": str(tmp_path / "t")}, "void", "lamp", "dark")

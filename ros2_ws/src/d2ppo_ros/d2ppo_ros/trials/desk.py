@@ -9,9 +9,10 @@ takes no lock and waits for nobody. Nothing here arms, re-arms or starts by itse
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from .policies import Curtain, Policy
 from .session import FAILURE, SUCCESS, VOID, Session, Trial
 from .system import Ended, Rig, Trouble
 
-STARTING, SETUP, LOADING, READY, RUNNING, JUDGE, DONE, FAILED = (
-    "STARTING", "SETUP", "LOADING", "READY", "RUNNING", "JUDGE", "DONE", "FAILED",
-)  # fmt: skip
+STARTING, SETUP, LOADING, READY = "STARTING", "SETUP", "LOADING", "READY"
+RUNNING, JUDGE, DONE, FAILED = "RUNNING", "JUDGE", "DONE", "FAILED"
 SHOWN = 12  # trials in the list
+LAST = 10.0  # s that a trial which is stopped has to come to its end
 NOTES = 4000  # letters
 PLAIN = ("notes", "phase", "can", "state", "check", "outcome")  # of a view: our own words, or the person's own
 
@@ -224,6 +225,7 @@ class Desk:
             ended = self.rig.run(trial.name, seed, lambda seconds: setattr(self, "_elapsed", seconds))
         except Trouble as error:
             ended = Ended(f"trouble: {error}", False)
+        ended = replace(ended, reason=self._curtain.hide(ended.reason))
         with self._lock:
             self.session.end(asdict(ended))
             pressed, self._elapsed = self._draft.get("outcome", ""), ended.seconds
@@ -284,8 +286,12 @@ class Desk:
         if self.phase == RUNNING:
             self.rig.stop()
             self.rig.finish()
-        self._worker.shutdown(wait=self.phase == RUNNING, cancel_futures=True)
-        self.rig.close()
+            deadline = time.monotonic() + LAST  # its end is to be in the file
+            while self.phase == RUNNING and time.monotonic() < deadline:
+                time.sleep(0.02)
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        self.rig.close()  # whatever is still waited for ends with it
+        self._worker.shutdown(wait=True)
 
 
 def _suggested(trial: Trial, simulated: bool) -> dict[str, str]:

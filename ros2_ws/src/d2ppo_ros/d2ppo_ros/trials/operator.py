@@ -174,7 +174,7 @@ class Operator:
     def _answer(self, client: Any, request: Any, name: str, patience: float) -> Any:
         if not client.wait_for_service(timeout_sec=patience):
             raise Trouble(f"nobody offers the service {name}; has its node ended?")
-        answer = result_of(client.call_async(request), patience)
+        answer = self._result(client.call_async(request), patience)
         if answer is None:
             raise Trouble(f"the service {name} does not answer")
         return answer
@@ -192,17 +192,26 @@ class Operator:
         begin, self._watched = time.monotonic(), []
         try:
             asked = self._trials.send_goal_async(goal, lambda message: feedback(float(message.feedback.elapsed)))
-            self._handle = result_of(asked, 20.0)
+            self._handle = self._result(asked, 20.0)
             if self._handle is None or not self._handle.accepted:
                 raise Trouble("the node `trial` refused the trial: another one is running")
             if self._cancel.is_set():  # it was asked for before there was anything to cancel
                 self._handle.cancel_goal_async()
             future = self._handle.get_result_async()
-            while (answer := result_of(future, LOOK)) is None:
+            while (answer := self._result(future, LOOK)) is None:
                 check()
             return answer.result, [(at - begin, report) for at, report in self._watched]
         finally:
             self._handle = self._watched = None
+
+    def _result(self, future: Any, patience: float) -> Any:
+        """What the node's thread spins for; None when it does not come in time, or this node is closed."""
+        done, deadline = threading.Event(), time.monotonic() + patience
+        future.add_done_callback(lambda _: done.set())
+        while not done.wait(0.1):
+            if time.monotonic() > deadline or not self._context.ok():
+                return None
+        return future.result()
 
     def cancel(self) -> None:
         """Ask for the running trial's end."""
@@ -215,11 +224,3 @@ class Operator:
         """Say no more."""
         self._loop.stop()
         self._context.try_shutdown()
-
-
-def result_of(future: Any, patience: float) -> Any:
-    """What the node's thread spins for; None when it does not come in time."""
-    done = threading.Event()
-    future.add_done_callback(lambda _: done.set())
-    return future.result() if done.wait(patience) else None
-

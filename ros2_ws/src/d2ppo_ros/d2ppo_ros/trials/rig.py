@@ -108,8 +108,13 @@ class Rig:
 
         heard = self._operator.safety and self._operator.robot()
         why = "" if heard else " (no robot is heard: does its driver run?)"
-        self._wait(active, LOADED, f"the policy does not become active{why}")
-        file.unlink()
+        try:
+            self._wait(active, LOADED, f"the policy does not become active{why}")
+        except Trouble:
+            self._processes.end("policy")  # nobody waits for it any more
+            raise
+        finally:
+            file.unlink()
 
     def reset(self, seed: int) -> None:
         """The simulator's start state."""
