@@ -180,6 +180,13 @@ def test_what_a_camera_cannot_do_is_refused(bench) -> None:
         library.Camera(real, library.attach_real)
     with pytest.raises(UserError, match=r"it must be uint8 \(120, 160, 3\)"):
         SoftwareCamera(asked).feed(np.zeros((2, 2, 3), dtype=np.uint8), 0, 1)
+    bare = library.load().software_device()  # a camera without options
+    bare.register_info(library.load().camera_info.serial_number, asked.serial)
+    bare.add_sensor("RGB Camera").add_video_stream(SoftwareCamera(asked)._stream(), True)
+    camera = library.Camera(asked, library.attach_software({"front": bare}))
+    with pytest.raises(UserError, match="does not let its exposure be fixed"):
+        camera.fix()
+    camera.close()
     (size,) = wanted(RealsenseSettings(cameras=["front"], device="software", width=200, height=100))
     with pytest.raises(UserError, match="does not start with 200 x 100"):
         library.Camera(size, library.attach_software({"front": SoftwareCamera(asked).device}))
@@ -213,12 +220,13 @@ def test_a_recording_plays_the_same_pixels(tmp_path: Path) -> None:
     pictures: list[Picture] = []
     thread = CameraThread(played, library.attach_file, settings, pictures.append, lambda setup: None)
     thread.start()
-    assert until(lambda: thread.account.newest == 15)
-    assert until(lambda: thread.link.rebuilds == 1) and until(lambda: thread.account.passed > 20)  # and begins anew
-    thread.end()
+    try:
+        assert until(lambda: any(picture.number == 15 for picture in pictures), 20.0), thread.said
+        assert until(lambda: thread.link.rebuilds >= 1 and thread.account.passed > 20, 20.0)  # and it begins anew
+    finally:
+        thread.end()
     assert thread.setup.about["serial"] == asked.serial and thread.setup.lens.width == SIZE["width"]
-    first = [picture for picture in pictures[:15] if picture.number >= pictures[0].number][: 15 - pictures[0].number]
-    assert len(first) >= 10
+    assert len({picture.number for picture in pictures}) >= 10
     for picture in pictures:
         np.testing.assert_array_equal(picture.pixels, noise(picture.number))
 

@@ -36,7 +36,7 @@ class FrameClock:
         self._latency, self._receive_latency = latency, receive_latency
         self._last = 0
         self.ours = self.backward = 0  # frames stamped by arrival; frames refused because their time goes back
-        self.why = ""  # the camera's own time was not believed, last
+        self.why = ""  # why the camera's own time of the last frame was not believed; empty: it was
 
     def stamp(self, timestamp: float, domain: str, received: int) -> Stamp | None:
         """For a frame with the library's `timestamp` (ms) that came at `received` (ns); None: refuse the frame.
@@ -49,7 +49,7 @@ class FrameClock:
         if self._last - SET_BACK < made.time <= self._last:
             self.backward += 1
             return None
-        self._last, self.why = made.time, doubt or self.why
+        self._last, self.why = made.time, doubt
         self.ours += made.ours
         return made
 

@@ -156,8 +156,9 @@ def _rows(name: str, thread: Any, look: Look, frames: float, dropped: float, fps
     rows = [Row(f"camera {name}: pictures", OK if good else WARNING, found, fix)]
     ages = sorted(look.ages)
     found = f"{1000 * ages[len(ages) // 2]:.1f} ms old at the median, {1000 * ages[-1]:.1f} at most"
-    if thread.clock.ours:
-        rows.append(Row(f"camera {name}: times", WARNING, f"{thread.clock.ours} by arrival: {thread.clock.why}",
+    if thread.clock.ours > LOST * len(ages):  # the library needs a moment to find out how its clock goes
+        why = thread.clock.why or "they are believed now"
+        rows.append(Row(f"camera {name}: times", WARNING, f"{thread.clock.ours} by arrival: {why}",
                         "update firmware and kernel patches for metadata, or measure receive_latency"))  # fmt: skip
     else:
         rows.append(Row(f"camera {name}: times", OK, f"the camera's own; {found}"))

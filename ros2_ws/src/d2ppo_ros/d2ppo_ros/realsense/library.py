@@ -105,7 +105,7 @@ class Camera:
         try:
             attach(self._pipeline, config, wanted)  # the line in which real, software and recorded cameras differ
             config.enable_stream(rs.stream.color, wanted.width, wanted.height, rs.format.rgb8, wanted.fps)
-            self._keep_one(config)
+            self._prepare(config)
             self._profile = self._pipeline.start(config)
         except RuntimeError as error:
             size = f"{wanted.width} x {wanted.height} at {wanted.fps} Hz"
@@ -116,11 +116,14 @@ class Camera:
         self.device = self._profile.get_device()
         self.sensor = self._colour_sensor(self.device)
 
-    def _keep_one(self, config: Any) -> None:
-        """A queue of one frame, where the camera lets us: an old picture is of no use. To be set before the start."""
+    def _prepare(self, config: Any) -> None:
+        """Before the start, where the camera lets us: a queue of one frame (an old picture is of no use), and times on
+        this computer's clock from the first frame on.
+        """
         sensor = self._colour_sensor(config.resolve(self._rs.pipeline_wrapper(self._pipeline)).get_device())
-        with suppress(RuntimeError):  # the newest is taken out of a longer queue, too
-            sensor.set_option(self._rs.option.frames_queue_size, 1)
+        for option in (self._rs.option.frames_queue_size, self._rs.option.global_time_enabled):
+            with suppress(RuntimeError):  # the newest is taken out of a longer queue, too; `fix` sets the other again
+                sensor.set_option(option, 1)
 
     def _colour_sensor(self, device: Any) -> Any:
         """The one whose options change the colour pictures; the D405 and D401 have a single sensor for all."""
@@ -168,6 +171,11 @@ class Camera:
         """
         if self.wanted.file:
             return
+        if not (self._has("exposure") and self._has("enable_auto_exposure")):
+            raise UserError(
+                f"camera {self.wanted.name} ({self.about().get('name', self.wanted.serial)}) does not let its exposure "
+                "be fixed, and a policy needs one look; update its firmware, or take another camera"
+            )
         for name, value in asked_of(self.wanted, self._microseconds()).items():
             if self._has(name):
                 self._set(name, value)
