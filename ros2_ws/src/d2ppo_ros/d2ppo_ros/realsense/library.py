@@ -104,7 +104,10 @@ class Camera:
         self._pipeline, config = rs.pipeline(), rs.config()
         try:
             attach(self._pipeline, config, wanted)  # the line in which real, software and recorded cameras differ
-            config.enable_stream(rs.stream.color, wanted.width, wanted.height, rs.format.rgb8, wanted.fps)
+            if wanted.file:  # it is what it is
+                config.enable_stream(rs.stream.color)
+            else:
+                config.enable_stream(rs.stream.color, wanted.width, wanted.height, rs.format.rgb8, wanted.fps)
             self._prepare(config)
             self._profile = self._pipeline.start(config)
         except RuntimeError as error:
@@ -115,6 +118,16 @@ class Camera:
             ) from error
         self.device = self._profile.get_device()
         self.sensor = self._colour_sensor(self.device)
+        self._order = self._colours()
+
+    def _colours(self) -> int:
+        """Step through the last axis that makes it RGB; a recording may have been made in another order."""
+        found = self._profile.get_stream(self._rs.stream.color).format()
+        order = {self._rs.format.rgb8: 1, self._rs.format.bgr8: -1}.get(found)
+        if order is None:
+            self.close()
+            raise UserError(f"{self.wanted.file} holds colour pictures as {found.name}; record them as rgb8 or bgr8")
+        return order
 
     def _prepare(self, config: Any) -> None:
         """Before the start, where the camera lets us: a queue of one frame (an old picture is of no use), and times on
@@ -144,7 +157,7 @@ class Camera:
             exposure = colour.get_frame_metadata(kind) / 1000  # us -> ms
         return Frame(
             colour.get_frame_number(), colour.get_timestamp(), colour.get_frame_timestamp_domain().name, received,
-            np.array(colour.get_data(), dtype=np.uint8), exposure,
+            np.array(np.asanyarray(colour.get_data())[:, :, :: self._order]), exposure,
         )  # fmt: skip
 
     def lens(self) -> Lens:
