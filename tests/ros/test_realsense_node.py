@@ -29,11 +29,15 @@ from std_srvs.srv import Trigger  # noqa: E402
 from d2ppo_core.files import write_json  # noqa: E402
 from d2ppo_core.lens import Intrinsics, content_digest, crop_for  # noqa: E402
 from d2ppo_core.observation import fit_image  # noqa: E402
+from d2ppo_core.tasks import action_spec, load_task  # noqa: E402
 from d2ppo_ros import codec, decoding, topics  # noqa: E402
+from d2ppo_ros.contracts import RobotContract  # noqa: E402
 from d2ppo_ros.nodes import camera as camera_node  # noqa: E402
 from d2ppo_ros.nodes import realsense as realsense_node  # noqa: E402
 from d2ppo_ros.nodes.recorder import RecorderNode  # noqa: E402
+from d2ppo_ros.nodes.safety import SafetyNode  # noqa: E402
 from d2ppo_ros.records import FrameInfo  # noqa: E402
+from d2ppo_ros.safety.checks import Reaction  # noqa: E402
 
 NAME, WIDTH, HEIGHT = "robot0_eye_in_hand", 160, 120
 SEES = Intrinsics(width=WIDTH, height=HEIGHT, matrix=(75.0, 0, 78.0, 0, 76.0, 61.0, 0, 0, 1), distortion=(0.01,) * 5)
@@ -58,6 +62,7 @@ def ros(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SimpleNamesp
         "realsense": {"cameras": [NAME], "device": "software", "width": WIDTH, "height": HEIGHT, "readback": 0.1},
         "camera": {"task": "lift_image", "camera": NAME, "calibration": str(calibration(tmp_path))},
         "recorder": {"folder": str(tmp_path / "trials"), "cameras": [NAME], "patience": 0.1, "linger": 0.0},
+        "safety": {"cameras": [NAME]},
     }
     for node, changes in getattr(request, "param", {}).items():
         given[node] |= changes
@@ -65,7 +70,7 @@ def ros(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SimpleNamesp
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     rclpy.init(args=["test", "--ros-args", "--params-file", str(tmp_path / "params.yaml")])
     executor, tester = SingleThreadedExecutor(), rclpy.create_node("tester")
-    nodes = [realsense_node.RealsenseNode(), camera_node.CameraNode(), RecorderNode()]
+    nodes = [realsense_node.RealsenseNode(), camera_node.CameraNode(), RecorderNode(), SafetyNode()]
     heard = SimpleNamespace(node=dict(zip(given, nodes, strict=True)), folder=tmp_path, said={})
     for node in (*nodes, tester):
         executor.add_node(node)
@@ -84,7 +89,7 @@ def ros(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SimpleNamesp
             executor.spin_once(timeout_sec=0.02)
         return done()
 
-    heard.serve = serve
+    heard.serve, heard.executor = serve, executor
     driver = heard.node["realsense"].threads[NAME]
     assert serve(lambda: heard.node["camera"].active and heard.pictures.get_subscription_count() and driver.link.open)
     assert serve(lambda: heard.node["camera"].count_publishers(topics.SOURCE.format(NAME)))
@@ -139,6 +144,21 @@ def test_what_formed_the_pictures_is_latched_recorded_and_a_change_is_said(ros: 
     driver._camera.sensor.set_option(driver._camera._option("exposure"), 156)
     assert ros.serve(lambda: json.loads(setups[-1].data)["driver"]["changed"] == {"exposure": [120.0, 156.0]})
     assert ros.serve(lambda: recorder._setups[NAME]["driver"]["changed"])
+
+
+def test_safety_holds_while_somebody_else_sets_the_camera(ros: SimpleNamespace) -> None:
+    """Whether the robot states its contract before the camera does, or after."""
+    camera, safety = ros.node["realsense"].threads[NAME]._camera, ros.node["safety"]
+    for value, text in ((156, "exposure was changed from 120 to 156"), (120, "")):
+        camera.sensor.set_option(camera._option("exposure"), value)
+        assert ros.serve(lambda v=value: bool(safety._changed.get(NAME)) is (v == 156))
+        if safety._monitor is None:
+            contract = RobotContract(name="test", lowdim=(), action=action_spec(load_task("lift")))
+            safety._on_contract(String(data=contract.model_dump_json()))
+        send(ros, value)
+        assert ros.serve(lambda: safety._monitor.cameras[NAME]._last)
+        findings = [f for f in safety._monitor.cameras[NAME].findings() if f.check == "setup"]
+        assert [text in f.text and f.reaction is Reaction.HOLD for f in findings] == ([True] if text else [])
 
 
 def test_silence_is_silence_and_is_reported(ros: SimpleNamespace) -> None:

@@ -66,13 +66,14 @@ def run(make: Callable[[], Node], arguments: list[str] | None = None) -> int:
 
 def _executor(node: Node) -> Executor:
     """rclpy's EventsExecutor where there is one (from Jazzy on): without a wait set for each message, states at 100 Hz
-    take a third less of a core. It does not go on with coroutines, so nodes that have some (`coroutines`) get the other.
+    take a third less of a core. It neither goes on with coroutines nor notices what other threads ask for, so nodes
+    that do so (`asks`) get the other one.
     """
     try:
         from rclpy.experimental import EventsExecutor
     except ImportError:
         return SingleThreadedExecutor()
-    return SingleThreadedExecutor() if getattr(node, "coroutines", False) else EventsExecutor()
+    return SingleThreadedExecutor() if getattr(node, "asks", False) else EventsExecutor()
 
 
 def _leave_quickly() -> None:

@@ -43,6 +43,8 @@ class RunSettings:
 class RunTrialsNode(Node):
     """See the module."""
 
+    asks = True  # other nodes, from a thread of its own
+
     def __init__(self) -> None:
         super().__init__("trials")
         self.settings = declare(self, RunSettings)

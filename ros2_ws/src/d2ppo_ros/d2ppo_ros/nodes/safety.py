@@ -22,7 +22,7 @@ from ..contracts import RobotContract, parse
 from ..parameters import declare
 from ..records import ArmState, Command, RobotState, SafetyReport, State
 from ..runtime import DeadlineLoop, Listener, run, speaker
-from ..safety.cameras import image_facts
+from ..safety.cameras import changed_options, image_facts
 from ..safety.monitor import SafetyMonitor
 from ..safety.settings import settings_class
 from ..trace import Trace
@@ -41,6 +41,7 @@ class SafetyNode(Node):
         self.settings = declare(self, settings_class(profile, self.lockstep))
         self._lock, self._trace = threading.RLock(), Trace("safety")
         self._monitor: SafetyMonitor | None = None  # until the robot has said what it is
+        self._changed: dict[str, dict[str, tuple[float, float]]] = {}  # by camera: options that somebody else set
         self._said: tuple[State, str] | None = None
         self._now, self._beat = 0, 0.0
         self._say_sent = speaker(self, Command, topics.SENT, topics.EVERY)
@@ -64,6 +65,7 @@ class SafetyNode(Node):
             listener.hear(ArmState, topics.ARM.format(number), partial(self._on_arm, number), topics.EVERY)
         for camera in self.settings.cameras:
             listener.hear_message(Image, topics.IMAGE.format(camera), partial(self._on_image, camera), topics.NEWEST)
+            listener.hear_message(String, topics.SETUP.format(camera), partial(self._on_setup, camera), topics.LATCHED)
         listener.hear_message(Empty, topics.ESTOP, lambda _: self._stop("emergency stop"), topics.EVERY)
         listener.hear_message(Bool, topics.OPERATOR, self._on_operator, topics.EVERY)
 
@@ -78,6 +80,7 @@ class SafetyNode(Node):
         with self._lock:
             if self._monitor is None or contract.action != self._monitor.spec:
                 self._monitor = SafetyMonitor(self.settings, contract.action, self.now())
+                self._set_up()
 
     def _on_command(self, command: Command) -> None:
         self._trace.mark("heard", command.sequence)
@@ -109,6 +112,17 @@ class SafetyNode(Node):
         with self._lock:
             if self._monitor:
                 self._monitor.on_image(facts, self.now())
+
+    def _on_setup(self, camera: str, message: String) -> None:
+        """What formed the pictures, as the camera's driver reads it back: latched, so it may come before the robot."""
+        with self._lock:
+            self._changed[camera] = changed_options(message.data)
+            self._set_up()
+
+    def _set_up(self) -> None:
+        for camera, changed in self._changed.items():
+            if self._monitor:
+                self._monitor.cameras[camera].set_up(changed)
 
     def _on_operator(self, message: Bool) -> None:
         with self._lock:

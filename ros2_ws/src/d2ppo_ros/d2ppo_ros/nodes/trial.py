@@ -52,7 +52,7 @@ class Failure(Exception):
 class TrialNode(Node):
     """See the module."""
 
-    coroutines = True  # the action's
+    asks = True  # other nodes, from the thread of a trial
 
     def __init__(self) -> None:
         super().__init__("trial")
