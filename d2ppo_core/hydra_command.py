@@ -52,7 +52,7 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
         try:
             hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"{_explain(error)}; `d2ppo {name} --help` lists every option") from error
+            raise UserError(f"{explain(error)}; `d2ppo {name} --help` lists every option") from error
         if mistakes:
             raise mistakes[0]
         return 0
@@ -72,7 +72,7 @@ def typed(config: Any, swept: set[str]) -> schema.Config:
     return result
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Hydra's complaint in one line, with its reason, and with the options that look like the one given."""
     text = " ".join(str(error).split()).split(" Config search path")[0].rstrip(".")
     if found := re.match(r"Could not override '([^']+)'", text):

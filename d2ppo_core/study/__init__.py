@@ -1,0 +1,1 @@
+"""Studies: many runs from one file, resumable, with one table and one report."""
