@@ -45,6 +45,17 @@ def read_latencies(path: str | Path) -> Latencies:
     return Latencies(seconds)
 
 
+STANDIN_HOSTS = ("127.0.0.2", "127.0.0.3")  # of the stand-in arms
+SIMULATED_TABLE = 0.8  # m: the table's top in the simulator
+
+
+def simulated_bases(arms: int) -> tuple[list[float], list[float]]:
+    """Where robosuite has the arms' bases on its table tasks: m, 3 numbers an arm, and rad about the vertical."""
+    if arms == 1:
+        return [-0.56, 0.0, 0.912], [0.0, 0.0]
+    return [0.0, -0.81, 0.912, 0.0, 0.81, 0.912], [math.pi / 2, -math.pi / 2]
+
+
 def calibration_of(folder: str, camera: str) -> dict[str, str]:
     """The camera node's parameter: its file in the folder of calibrations, where there is such a folder."""
     if not folder:

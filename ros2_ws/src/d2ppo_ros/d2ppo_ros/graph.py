@@ -78,11 +78,12 @@ def share() -> Path:
     raise UserError(f"the parameter files of {BRINGUP} are missing; build launch/ with colcon, or reinstall d2ppo")
 
 
-def parameter_files(scenario: str, own: str) -> list[Path]:
-    """The scenario's file, and the user's over it."""
+def parameter_files(scenario: str, own: str, over: Sequence[str] = ()) -> list[Path]:
+    """The scenario's file, others of ours over it, and the user's over them."""
     if own and not Path(own).is_file():
         raise UserError(f"params={own}: there is no such file")
-    return [share() / "params" / f"{scenario}.yaml", *([Path(own).absolute()] if own else [])]
+    ours = [share() / "params" / f"{name}.yaml" for name in (scenario, *over)]
+    return [*ours, *([Path(own).absolute()] if own else [])]
 
 
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -108,7 +109,8 @@ def system(scenario: str, options: CommonOptions) -> System:
     ran = [trials(options)] if getattr(options, "trials", 0) else []
     file = "lockstep" if getattr(options, "lockstep", False) else scenario
     domain = {"ROS_DOMAIN_ID": str(options.domain)} if options.domain >= 0 else {}
-    return System([*made, *ran], parameter_files(file, options.params), environment() | domain)
+    over = ["standin"] if getattr(options, "standin", False) else []
+    return System([*made, *ran], parameter_files(file, options.params, over), environment() | domain)
 
 
 def simulation(options: SimulationOptions) -> list[Process]:
@@ -128,6 +130,7 @@ def robot(options: RobotOptions) -> list[Process]:
     spec = read_policy(options.checkpoint)[0]
     task = options.task or spec.task
     return [
+        *arms(options, spec, task),
         *drivers(options, spec, task),
         *cameras(spec, task, options.calibrations, ours=bool(options.realsense) or options.standin),
         *objects(options, spec),
@@ -147,10 +150,12 @@ def _acting(options: SystemOptions, spec: PolicySpec, common: dict[str, Any], po
               "threads": options.threads, "any_limits": options.any_limits} | policy  # fmt: skip
     watched = [camera.name for camera in spec.observation.cameras]
     acting: dict[str, float] = {}
+    turned: dict[str, Any] = {}
     if isinstance(options, RobotOptions):
+        turned = {"base_yaw": cell.simulated_bases(spec.action.arms)[1]} if options.standin else {}
         acting = cell.read_latencies(options.latency).chosen(action_latency="robot_action")
     return [
-        Process("safety", f"{NODES}.safety", {"profile": options.profile, "cameras": watched} | common),
+        Process("safety", f"{NODES}.safety", {"profile": options.profile, "cameras": watched} | turned | common),
         Process("executor", f"{NODES}.executor", {"mode": options.executor, "rate": options.rate} | acting | common),
         Process("policy", f"{NODES}.policy", policy | common),
         *recorder(options.record, spec),
@@ -178,6 +183,20 @@ def _lateness(options: SimulationOptions) -> dict[str, float]:
     if found and options.lockstep:
         raise UserError(f"latency={options.latency} is of real time, where lockstep has none; leave one of them out")
     return found
+
+
+def arms(options: RobotOptions, spec: PolicySpec, task: str) -> list[Process]:
+    """The arms' driver, where their addresses are named; with stand-ins, those first, in the simulator's places."""
+    number, objects = spec.action.arms, bool(options.object_file)
+    about = {"task": task, "limits": options.profile, "objects": objects}
+    if not options.standin:
+        hosts = [host.strip() for host in options.hosts.split(",") if host.strip()]
+        return [Process("arm", f"{NODES}.arm", about | {"hosts": hosts})] if hosts else []
+    base, yaw = cell.simulated_bases(number)
+    hosts = list(cell.STANDIN_HOSTS[:number])
+    standin = {"host": ",".join(hosts), "base": base, "yaw": yaw, "table": cell.SIMULATED_TABLE, "cube": number == 1}
+    driver = {"hosts": hosts, "base_position": base, "base_yaw": yaw}
+    return [Process("standin_arm", f"{NODES}.standin_arm", standin), Process("arm", f"{NODES}.arm", about | driver)]
 
 
 def drivers(options: RobotOptions, spec: PolicySpec, task: str) -> list[Process]:

@@ -16,13 +16,17 @@ from .objects.settings import ObjectPoseSettings
 from .parameters import table
 from .realsense.settings import RealsenseSettings
 from .recording.recorder import RecorderSettings
+from .robot.settings import ArmSettings
 from .safety.settings import SafetySettings, settings_class
 from .scenarios import SCENARIOS
+from .standin.settings import StandInSettings
 
 NODES: Mapping[str, tuple[type, ...]] = {  # by module
     "camera": (CameraSettings,),
     "realsense": (RealsenseSettings,),
     "standin_cameras": (StandinCamerasSettings,),
+    "arm": (ArmSettings,),
+    "standin_arm": (StandInSettings,),
     "policy": (PolicySettings,),
     "executor": (ExecutorSettings,),
     "safety": (SafetySettings,),

@@ -60,6 +60,7 @@ class RobotOptions(SystemOptions):
     cameras_file: str = parameter("", "where the cameras are that look for tags")
     realsense: str = parameter("", "RealSense cameras to open, as NAME=SERIAL,NAME=SERIAL; empty: others drive them")
     calibrations: str = parameter("", "folder with a calibration NAME.json for each camera; empty: none are used")
+    hosts: str = parameter("", "addresses of the arms' control boxes, with a comma between; empty: others drive them")
     standin: bool = parameter(False, "stand-ins instead of the hardware")
 
 

@@ -16,6 +16,7 @@ POLICY_CONTRACT = "policy/contract"  # String: JSON of contract.PolicySpec, latc
 REQUESTED = "command/requested"
 SENT = "command/sent"
 APPLIED = "command/applied"
+REFERENCE = "command/reference"  # Command of kind POSE: what a driver has really given its controllers
 SAFETY = "safety/state"
 TRIAL = "trial/alive"  # std_msgs/String: name of the trial that is being run, 20 Hz, from who runs it
 TRUTH = "sim/arm{}"  # ArmState: where the simulated arm really is, with none of the faults that were put in
@@ -42,6 +43,7 @@ ARM_SAFETY = "safety/arm"  # Trigger
 DISARM = "safety/disarm"
 REARM = "safety/rearm"
 ESTOP_CALL = "safety/stop"
+RECOVER = "arm/recover"  # Trigger: the robot's own errors, after a person has looked
 POLICY_PARAMETERS = "policy/get_parameters"
 RUN_TRIAL = "run_trial"  # action
 

@@ -117,6 +117,7 @@ class ArmClient:
         if robot is None:
             return self._why
         answer: list[str] = []
+        self._calls.wait(2 * SLOW)  # whatever ends a motion comes first
         if not self._calls.start(lambda: answer.append(self._recover(robot))):
             return f"{self.host}: the robot has not answered the last call yet"
         if not self._calls.wait(3 * SLOW):
@@ -148,7 +149,7 @@ class ArmClient:
                 self._read(robot)
             except Exception as error:  # the library has many kinds, and none may end this thread
                 self._why = f"{self.host}: the connection is lost ({_first_line(error)})"
-            self._robot = self._tracker = None
+            self._robot = self._tracker = robot = None  # the old object must be gone before there is a new one
             self._health.forget()
             self._ending.wait(RETRY)
 
@@ -268,13 +269,17 @@ class ArmClient:
         except self._franky.CommandException as error:
             return f"{self.host}: not recovered ({_first_line(error)}); release the user stop, or unlock it in Desk"
         end = time.monotonic() + SETTLE
-        while robot.has_errors and time.monotonic() < end:
+        while (left := self._left(robot)) and time.monotonic() < end:
             time.sleep(0.01)
-        if robot.has_errors:
-            left = ", ".join(self.reading.errors) if self.reading else "errors are left"
+        if left:
             return f"{self.host}: not recovered, {left}"
         self._lost_control = ""
         return ""
+
+    def _left(self, robot: Any) -> str:
+        """Errors that the robot, or our own last reading of it, still shows."""
+        shown = ", ".join(self.reading.errors) if self.reading else ""
+        return shown or ("errors are left" if robot.has_errors else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -78,6 +78,7 @@ class GripperWorker:
         self.state: HandState | None = None
         self.problem = f"{name}: not connected yet"  # empty: none
         self.given_up = 0  # commands that did not end in time
+        self._waiting: list[Any] = []  # futures of commands that were given up, and have not ended yet
         self._thread = threading.Thread(target=self._serve, daemon=True, name=name)
 
     def start(self) -> None:
@@ -106,7 +107,7 @@ class GripperWorker:
             hand = self._connected()
             if hand is None:
                 continue
-            lost = threading.Event()
+            lost, self._waiting = threading.Event(), []
             Call(lambda hand=hand, lost=lost: self._read(hand, lost), f"{self.name} state")
             self.problem = ""
             while not self._ending.wait(POLL) and not lost.is_set():
@@ -137,6 +138,8 @@ class GripperWorker:
 
     def _turn(self, hand: Any, lost: threading.Event) -> None:
         """Send what is due and wait for its end, but no longer than the time-out."""
+        if not all(late.wait(0.0) for late in self._waiting):
+            return  # another command would overlap with one that even a stop has not ended
         with self._lock:
             command = self._choice.next(time.monotonic())
         if command is None:
@@ -162,11 +165,11 @@ class GripperWorker:
                 self.problem = ""
                 return True
         self.given_up += 1
-        _never_free(future)
         self.problem = f"{self.name}: a command did not end within {s.grip_timeout:g} s; is something in the way?"
         stopping = hand.stop_async()
-        if not stopping.wait(0.5):
-            _never_free(stopping)
+        self._waiting = [late for late in (stopping, future) if not late.wait(1.0)]
+        for late in self._waiting:
+            _never_free(late)
         return False
 
 

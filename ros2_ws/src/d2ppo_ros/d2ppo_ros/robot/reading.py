@@ -1,7 +1,8 @@
-"""One measurement of an arm as its driver keeps it, and what is wrong with it. Pure."""
+"""One measurement of an arm as its driver keeps it, and what is wrong with it. Pure; any thread may call."""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,9 +56,14 @@ class Health:
     _last: Reading | None = None
     _moved: int = 0  # when the robot's clock was last seen to go on, ns of the steady clock
     _rates: deque[tuple[int, float]] = field(default_factory=deque)
+    _lock: Any = field(default_factory=threading.Lock)
 
     def update(self, reading: Reading) -> None:
         """Take a new reading."""
+        with self._lock:
+            self._update(reading)
+
+    def _update(self, reading: Reading) -> None:
         if self._last is None or reading.time != self._last.time:
             self._moved = reading.received
         self._last = reading
@@ -68,7 +74,8 @@ class Health:
 
     def look(self, now: int) -> str:
         """What is wrong at `now` (ns of the steady clock), as words; empty: nothing. Also sets `warning`."""
-        self.fault, self.warning = self._found(now)
+        with self._lock:
+            self.fault, self.warning = self._found(now)
         return self.fault
 
     def _found(self, now: int) -> tuple[str, str]:
@@ -90,8 +97,9 @@ class Health:
 
     def forget(self) -> None:
         """A new connection: nothing of the old one counts."""
-        self._last, self._moved = None, 0
-        self._rates.clear()
+        with self._lock:
+            self._last, self._moved = None, 0
+            self._rates.clear()
 
 
 def _advice(mode: str) -> str:

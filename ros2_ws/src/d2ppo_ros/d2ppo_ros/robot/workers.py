@@ -27,7 +27,8 @@ class Call:
         try:
             self.result = self._work()
         except BaseException as error:  # whatever it was, the watcher must know
-            self.error = error
+            self.error = error.with_traceback(None)
+        del self._work  # it, like a traceback, may hold a connection that must end
         self._done.set()
 
     @property

@@ -14,35 +14,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from d2ppo_core.errors import UserError
 
-from ..parameters import build, default_of, parameter
 from .arm_server import ArmServer
 from .control import Answer, ControlServer
 from .faults import RECOVERIES, error_name, six
 from .physics import Place, Scene
+from .settings import StandInSettings, parse
 
 TICK = 0.001  # s of robot time
 BEHIND = 0.05  # s: further behind than this, the wall clock is not caught up with any more
 TRACE = 600_000  # ticks that are remembered
-
-
-@dataclass(frozen=True)
-class StandInSettings:
-    """Of the stand-in's process."""
-
-    host: str = parameter("127.0.0.2", "local addresses of the arms, with commas: ports 1337 and 1338 of each")
-    control: int = parameter(1400, "port of the first address at which faults are asked for; 0: any", low=0, high=65535)
-    base: list[float] = parameter([0.0, 0.0, 0.0], "where each arm stands in the world, 3 numbers an arm", unit="m")
-    yaw: list[float] = parameter([0.0, 0.0], "each arm's base turned about the vertical", unit="rad")
-    table: float = parameter(-1.0, "height of the table's top in the world; -1: no table", unit="m", low=-1.0, high=3.0)
-    cube: bool = parameter(False, "a cube of 4.2 cm lies on the table")
-    speed: float = parameter(1.0, "robot time to wall time at best; 0: as fast as it goes", low=0.0, high=100.0)
 
 
 class StandIn:
@@ -211,31 +197,6 @@ class StandIn:
         rows = np.array(self._trace or np.zeros((0, 11 * len(self.arms))))
         first = 11 * self.arms.index(arm)
         return {"rows": rows[:, first : first + 11].tolist()}
-
-
-def parse(words: Sequence[str]) -> StandInSettings:
-    """key=value words as settings; numbers with commas where there are several."""
-    from dataclasses import fields
-
-    kinds = {field.name: type(default_of(field)) for field in fields(StandInSettings)}
-    values: dict[str, Any] = {}
-    for word in words:
-        name, sign, text = word.partition("=")
-        if not sign or name not in kinds:
-            raise UserError(f"'{word}' is no option of the stand-in; give {', '.join(kinds)} as key=value")
-        try:
-            values[name] = _value(kinds[name], text)
-        except ValueError:
-            values[name] = text  # `build` says what it should be
-    return build(StandInSettings, values, "the stand-in")
-
-
-def _value(kind: type, text: str) -> Any:
-    if kind is bool:
-        return {"true": True, "false": False}.get(text, text)
-    if kind is list:
-        return [float(part) for part in text.split(",")]
-    return kind(text)
 
 
 def main(words: Sequence[str]) -> int:

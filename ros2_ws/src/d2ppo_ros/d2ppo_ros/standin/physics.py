@@ -148,12 +148,23 @@ class Scene(MujocoSimulator):
             body = _box(self.worldbody, "cube", (0.0, 0.0, (table or 0.0) + 0.021), (0.021,) * 3, (1, 0, 0, 1), 0.1)
             ET.SubElement(body, "freejoint", name="cube")
         self.arms = [self._add(place) for place in places]
+        self._drop_pictures()
 
     def ground(self, height: float) -> None:
         """Where the floor is: franky-sim has it at the arms' feet."""
         for geom in self.worldbody.findall("geom"):
             if geom.get("name") == "ground":
                 geom.set("pos", f"0 0 {height}")
+
+    def _drop_pictures(self) -> None:
+        """Nobody looks at these arms: without the meshes for the eye they are there in a third of the time."""
+        for body in self.worldbody.iter("body"):
+            for geom in [geom for geom in body.findall("geom") if geom.get("class") == "visual"]:
+                body.remove(geom)
+        used = {geom.get("mesh") for geom in self.worldbody.iter("geom")}
+        for asset in self.scene.findall("asset"):
+            for mesh in [mesh for mesh in asset.findall("mesh") if mesh.get("name") not in used]:
+                asset.remove(mesh)
 
     def _add(self, place: Place) -> ArmPhysics:
         """As franky-sim adds a robot, but of our kind, and turned."""
