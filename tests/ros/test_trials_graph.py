@@ -42,7 +42,7 @@ class Operator:
         self._address = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
         assert self._address.wait(LONG), self.said
-        self._gone, self.state = threading.Event(), {"phase": ""}
+        self._gone, self.away, self.state = threading.Event(), False, {"phase": ""}
         threading.Thread(target=self._look, daemon=True).start()
 
     def _listen(self) -> None:
@@ -55,6 +55,8 @@ class Operator:
     def _look(self) -> None:
         """The page asks five times a second; where it does not, the arm is stopped."""
         while not self._gone.wait(0.2):
+            if self.away:
+                continue
             try:
                 status, text = self.ask("state")
             except OSError:
@@ -141,7 +143,7 @@ def test_a_blind_session_survives_a_kill_and_says_no_name(
 ) -> None:
     folder, given = tmp_path / "session", f"policies={','.join(map(str, policies))}"
     with free_domain() as domain:
-        operator = Operator(folder, domain, given, "episodes=2", "max_duration=3", "rate=50", "lease=1.0")
+        operator = Operator(folder, domain, given, "episodes=2", "max_duration=6", "rate=50", "lease=1.0")
         told = operator.told
         try:
             operator.begin()
@@ -181,6 +183,18 @@ def finish(operator: Operator) -> None:
     print(f"stopped and seen to be so {1e3 * (time.monotonic() - began):.0f} ms after the click")
     operator.phase("JUDGE")
     operator.press("save", outcome="success", notes="judged by eye")
+    operator.begin()
+    operator.away = True  # the page is closed while the arm moves
+    until(lambda: any(event.get("notes") == "judged by eye" for event in read(operator.folder / NAME)[0][:-2]) and
+          read(operator.folder / NAME)[0][-1]["event"] == "end", LONG)  # fmt: skip
+    safety = read(operator.folder / NAME)[0][-1]["safety"]
+    print("closed page:", [(event["after"], event["state"], event["check"]) for event in safety])
+    assert safety[-1]["state"] == "STOPPED" or any(event["state"] == "STOPPED" for event in safety)
+    operator.away = False
+    operator.phase("JUDGE")
+    operator.press("save", outcome="failure", notes="the page was closed")
+    until(lambda: operator.state["phase"] != "JUDGE", LONG)
+    until(lambda: operator.state["phase"] in ("SETUP", "DONE", "FAILED"), LONG)
     while operator.phase("SETUP", "DONE") == "SETUP":
         operator.begin()
         operator.phase("JUDGE")

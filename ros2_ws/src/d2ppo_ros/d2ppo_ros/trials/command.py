@@ -84,7 +84,7 @@ def _operate(chosen: Chosen, policies: list[Policy], plan: Plan | None, path: Pa
         if page:
             page.close()
         journal.close()
-    return _last_words(session, path.parent)
+    return _last_words(session, path.parent, told=not chosen.run.page)
 
 
 def _serve(desk: Desk, page: Page | None, interrupted: threading.Event) -> None:
@@ -103,9 +103,10 @@ def _serve(desk: Desk, page: Page | None, interrupted: threading.Event) -> None:
         desk.close()
 
 
-def _last_words(session: Session, folder: Path) -> int:
+def _last_words(session: Session, folder: Path, told: bool) -> int:
+    """What is left to say, and the exit code; `told`: the results were shown already."""
     if session.complete:
-        print(results.table(results.of(session)), end="")
+        print("" if told else results.table(results.of(session)), end="")
         print(folder / results.NAMES[0])
         return 0
     print(f"{session.done} of {session.total} trials are done; go on with: "

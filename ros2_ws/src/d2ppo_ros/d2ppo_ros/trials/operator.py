@@ -189,7 +189,8 @@ class Operator:
         if not self._trials.wait_for_server(timeout_sec=20.0):
             raise Trouble("nobody runs trials; has the node `trial` ended?")
         self._cancel.clear()
-        begin, self._watched = time.monotonic(), []
+        begin = time.monotonic()
+        self._watched = [(begin, self.safety)] if self.safety else []
         try:
             asked = self._trials.send_goal_async(goal, lambda message: feedback(float(message.feedback.elapsed)))
             self._handle = self._result(asked, 20.0)

@@ -11,6 +11,7 @@ import select
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from .desk import DONE, JUDGE, READY, RUNNING, SETUP, Desk, Refused
 from .session import OUTCOMES, VOID
 
 LOOK = 0.1  # s between two looks at how it stands
+STEADY = 0.5  # s that a change between READY and DISARMED must last to be worth a line
 STOPS = (" ", "\x1b")
 KEYS = {
     "c": "setup", "a": "arm", "d": "disarm", "r": "rearm", "g": "start", "s": "success", "f": "failure", "e": "end",
@@ -41,6 +43,7 @@ class Terminal:
     def __init__(self, desk: Desk, source: TextIO | None = None, out: TextIO | None = None) -> None:
         self._desk, self._in, self._out = desk, source or sys.stdin, out or sys.stdout
         self._shown: tuple[Any, ...] = ()
+        self._seen, self._since = self._shown, 0.0  # what may be shown, and since when it is so
         self._rest = b""  # of a line that has not come whole
 
     def run(self, interrupted: threading.Event) -> None:
@@ -62,8 +65,11 @@ class Terminal:
         """A line where something has changed."""
         view = self._desk.view()
         safety = view["safety"]
-        now = (view["step"], view["phase"], safety["state"], safety["reason"], view["problem"])
-        if now == self._shown:
+        now = (view["step"], view["phase"], view["problem"], safety["state"], safety["check"])
+        if now != self._seen:
+            self._seen, self._since = now, time.monotonic()
+        resting = now[:3] == self._shown[:3] and safety["state"] in ("DISARMED", "READY")
+        if now == self._shown or (resting and time.monotonic() - self._since < STEADY):
             return
         self._shown = now
         start = f"start {view['start'] + 1}/{view['starts']}  " if view["start"] is not None else ""
