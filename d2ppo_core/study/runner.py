@@ -48,6 +48,7 @@ class Runner:
     def __init__(self, plan: Plan, store: Store, jobs: int, budget: float | None, retry: bool = False) -> None:
         """`budget`: CPU seconds of the whole study after which no further run is started; `retry`: failed runs too."""
         self.plan, self.store, self.jobs, self.budget, self.retry = plan, store, jobs, budget, retry
+        self.program = [sys.executable, "-m", "d2ppo_core.study.stage"]
         self.failed_datasets: dict[str, str] = {}
         self.recording: set[str] = set()
 
@@ -112,7 +113,7 @@ class Runner:
     def _start(self, job: Job, stage: Stage) -> None:
         log = log_of(stage)
         log.parent.mkdir(parents=True, exist_ok=True)
-        words = [sys.executable, "-m", "d2ppo_core.study.stage", str(os.getpid()), *stage.arguments]
+        words = [*self.program, str(os.getpid()), *stage.arguments]
         with open(log, "ab") as output:
             job.process = subprocess.Popen(
                 words,

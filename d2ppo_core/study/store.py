@@ -70,7 +70,7 @@ class Store:
         """Held by this process and, through inheritance, by every command that it started and that still lives."""
         self._lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         os.set_inheritable(self._lock, True)
-        for last in (False,) * 30 + (True,):  # the commands of a killed runner are ending
+        for last in (False,) * 15 + (True,):  # the commands of a killed runner are ending
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
