@@ -46,7 +46,7 @@ class ArmNode(Node):
         self.driver = robot_of(self.settings, contract.action)
         self._trace, self._last, self._count = Trace("arm"), None, 0
         self._published = self._said = 0  # ns, steady clock: newest reading that was published; last publication
-        self._fault = ""
+        self._fault, self._noted = "", False
         self._make_topics(contract)
         self.driver.start()
         self._servo = DeadlineLoop(self.settings.rate, self._serve, "servo")
@@ -139,8 +139,8 @@ class ArmNode(Node):
             self._say_reference(sent)
 
     def _note(self, fault: str) -> None:
-        if fault != self._fault:
-            self._fault = fault
+        if fault != self._fault or not self._noted:
+            self._fault, self._noted = fault, True
             if fault:
                 self.get_logger().warning(fault)
             else:
