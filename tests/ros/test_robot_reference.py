@@ -1,4 +1,4 @@
-"""An arm's references: frames against the simulator, smooth paths, ceilings that nothing gets past, deltas and holds."""
+"""An arm's references: frames against the simulator, smooth paths, hard ceilings, deltas and holds."""
 
 from __future__ import annotations
 
