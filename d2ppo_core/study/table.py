@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..statistics import Interval, paired_difference, wilson
@@ -77,7 +77,11 @@ def comparisons(rows: Sequence[Row], study: Study) -> list[Comparison]:
         if cell.first["mode"] != "off" and base is not None:
             made.append(_compare(cell, base, study))
     made = [c for c in made if c is not None]
-    return [c for family in ("primary", "exploratory") for c in _corrected([c for c in made if c.family == family])]
+    stated = len(study.primary.tasks or study.tasks) if study.primary else 0  # all count, also those not there yet
+    return [
+        *_corrected([c for c in made if c.family == "primary"], stated),
+        *_corrected([c for c in made if c.family == "exploratory"], 0),
+    ]
 
 
 def _compare(cell: CellResult, base: CellResult, study: Study) -> Comparison | None:
@@ -111,14 +115,13 @@ def family_of(cell: CellResult, study: Study) -> str:
     return "primary" if stated and cell.task in (p.tasks or study.tasks) else "exploratory"
 
 
-def _corrected(family: list[Comparison]) -> list[Comparison]:
+def _corrected(family: list[Comparison], stated: int) -> list[Comparison]:
+    """With p corrected for the tests of the family, at least `stated`: a missing one counts as p = 1."""
     tested = [c for c in family if c.p is not None]
-    corrected = dict(zip(map(id, tested), holm([c.p for c in tested]), strict=True)) if tested else {}
-    return [Comparison(**{**_shallow(c), "p_holm": corrected.get(id(c))}) for c in family]
-
-
-def _shallow(comparison: Comparison) -> dict[str, Any]:
-    return {name: getattr(comparison, name) for name in comparison.__dataclass_fields__}
+    missing = [1.0] * max(0, stated - len(tested))
+    corrected = holm([*(c.p for c in tested if c.p is not None), *missing])[: len(tested)]
+    by_id = dict(zip(map(id, tested), corrected, strict=True))
+    return [replace(c, p_holm=by_id.get(id(c))) for c in family]
 
 
 # --- as tables ----------------------------------------------------------------------------------------------------

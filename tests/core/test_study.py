@@ -306,7 +306,7 @@ def test_a_study_killed_and_resumed_gives_the_same_table(reach_file: Path, tmp_p
         seeds=[4],
         tasks={"reach": {"data": os.path.relpath(reach_file, tmp_path)}},
         overrides=[
-            *("experiment=debug", "device=cpu", "train.steps=400", "train.save_every=10", "train.log_every=50"),
+            *("experiment=debug", "device=cpu", "train.steps=250", "train.save_every=10", "train.log_every=50"),
             "train.validate_every=0",
         ],
     )

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from d2ppo_core.study.schema import difficulty
+from d2ppo_core.study.command import SHIPPED
+from d2ppo_core.study.schema import difficulty, read_study
 from d2ppo_core.study.statistics import holm, line_with_band, mean_interval, sign_flip_test
+from d2ppo_core.study.table import comparisons
 
-RNG = np.random.default_rng(11)
+RNG, CELL = np.random.default_rng(11), "normalised-infonce_l2-late-0.1"
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 10])
@@ -64,6 +66,31 @@ def test_holm_rejects_what_the_procedure_rejects() -> None:
             np.testing.assert_array_equal(corrected <= alpha, stepdown(p, alpha))
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
+
+
+def rows(task: str, differences: list[float]) -> list[dict]:
+    """Two cells of a task with these differences, 20 episodes a seed."""
+    made = []
+    for seed, d in enumerate(differences):
+        for cell, mode, successes in (("none", "off", 8), (CELL, "normalised", 8 + round(20 * d))):
+            about = {"task": task, "cell": cell, "policy": "pretrained", "seed": seed, "mode": mode}
+            outcome = {"successes": successes, "episodes": 20, "outcomes": "1" * successes + "0" * (20 - successes)}
+            made.append({**about, **outcome, "baseline": "none", "status": "ok", "first_seed": 20 * seed})
+    return made
+
+
+def test_primary_tests_are_corrected_for_all_that_were_stated() -> None:
+    """Also while one task has no results: looking early must not make a p smaller."""
+    study, _ = read_study(SHIPPED / "tier1.yaml")
+    lift, can = rows("lift", [0.1, 0.2, 0.1, 0.05, 0.3]), rows("can", [0.1, -0.2, 0.1, -0.1, 0.05])
+    found = comparisons([*lift, *can], study)
+    assert [(c.task, c.family, c.p) for c in found] == [("lift", "primary", 0.0625), ("can", "primary", 1.0)]
+    assert [c.p_holm for c in found] == [3 * 0.0625, 1.0]
+    assert found[0].by_seed.value == pytest.approx(0.15) and found[0].by_episode.value == pytest.approx(0.15)
+    one = comparisons(can[:2], study)
+    assert one[0].p is None and one[0].p_holm is None
+    failed = comparisons([{**lift[0], "status": "failed"}, *lift[1:]], study)
+    assert failed[0].seeds == (1, 2, 3, 4), "a seed without its baseline is no pair"
 
 
 def test_mean_interval_is_students() -> None:
