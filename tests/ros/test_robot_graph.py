@@ -26,9 +26,13 @@ def test_which_processes_drive_arms(tmp_path: Path) -> None:
     names = [process.name for process in made.processes]
     assert names[:2] == ["standin_arm", "arm"] and "sim" not in names
     assert made.files[-1].name == "standin.yaml"
+    trial = made.processes[names.index("trial")].parameters
+    assert "standin_stage" in names and trial == {"simulated": True, "arm": False, "disarm": True}
     real = graph.system("robot", parse("robot", [f"checkpoint={policy}", "hosts=172.16.0.2"]))
     arm = next(process for process in real.processes if process.name == "arm")
     assert arm.parameters["hosts"] == ["172.16.0.2"] and arm.parameters["limits"] == "robot"
+    trial = next(process for process in real.processes if process.name == "trial")
+    assert trial.parameters == {"simulated": False, "arm": False, "disarm": False}
     assert "arm" not in [p.name for p in graph.system("robot", parse("robot", [f"checkpoint={policy}"])).processes]
 
 

@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 NAME = "d2ppo_ros"
 NODES = (
     "camera", "realsense", "standin_cameras", "policy", "executor", "safety", "recorder", "object_pose", "sim", "trial",
-    "run_trials", "arm", "standin_arm",
+    "run_trials", "arm", "standin_arm", "standin_stage",
 )  # fmt: skip
 
 setup(

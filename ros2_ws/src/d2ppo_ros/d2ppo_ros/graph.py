@@ -17,6 +17,7 @@ from d2ppo_core.checkpoint import read_policy
 from d2ppo_core.contract import PolicySpec
 from d2ppo_core.errors import UserError
 from d2ppo_core.machine import MIXTURE_FIX, installed, ros_mixture
+from d2ppo_core.tasks import load_task
 
 from . import cell
 from .scenarios import CommonOptions, RecordOptions, RobotOptions, SimulationOptions, SystemOptions, parse
@@ -121,7 +122,7 @@ def simulation(options: SimulationOptions) -> list[Process]:
         Process("sim", f"{NODES}.sim", {"task": task, "limits": options.profile} | common | _lateness(options)),
         *cameras(spec, task),
         *_acting(options, spec, common, {"delay": options.delay}),
-        _trial(options, simulated=True),
+        _trial(options, simulated=True, arm=True),
     ]
 
 
@@ -129,13 +130,15 @@ def robot(options: RobotOptions) -> list[Process]:
     """Everything for a robot whose driver, and whose cameras' drivers, run already. A person arms it."""
     spec = read_policy(options.checkpoint)[0]
     task = options.task or spec.task
+    staged = options.standin and has_cube(task)
     return [
         *arms(options, spec, task),
         *drivers(options, spec, task),
         *cameras(spec, task, options.calibrations, ours=bool(options.realsense) or options.standin),
         *objects(options, spec),
         *_acting(options, spec, {}, {"device": options.device}),
-        _trial(options, simulated=False),
+        *([Process("standin_stage", f"{NODES}.standin_stage", {"task": task})] if staged else []),
+        _trial(options, simulated=staged, arm=staged and options.trials > 0, disarm=staged),
     ]
 
 
@@ -162,9 +165,14 @@ def _acting(options: SystemOptions, spec: PolicySpec, common: dict[str, Any], po
     ]
 
 
-def _trial(options: SystemOptions, simulated: bool) -> Process:
+def _trial(options: SystemOptions, **about: bool) -> Process:
     limit = {"max_duration": options.max_duration} if options.max_duration else {}
-    return Process("trial", f"{NODES}.trial", {"simulated": simulated, "arm": simulated} | limit)
+    return Process("trial", f"{NODES}.trial", about | limit)
+
+
+def has_cube(task: str) -> bool:
+    """Whether the stand-in's scene is this task's: one arm, a table, a cube."""
+    return load_task(task).environment == "Lift"
 
 
 def trials(options: SystemOptions) -> Process:
@@ -194,7 +202,7 @@ def arms(options: RobotOptions, spec: PolicySpec, task: str) -> list[Process]:
         return [Process("arm", f"{NODES}.arm", about | {"hosts": hosts})] if hosts else []
     base, yaw = cell.simulated_bases(number)
     hosts = list(cell.STANDIN_HOSTS[:number])
-    standin = {"host": ",".join(hosts), "base": base, "yaw": yaw, "table": cell.SIMULATED_TABLE, "cube": number == 1}
+    standin = {"host": ",".join(hosts), "base": base, "yaw": yaw, "table": cell.SIMULATED_TABLE, "cube": has_cube(task)}
     driver = {"hosts": hosts, "base_position": base, "base_yaw": yaw}
     return [Process("standin_arm", f"{NODES}.standin_arm", standin), Process("arm", f"{NODES}.arm", about | driver)]
 

@@ -11,6 +11,7 @@ from .nodes.run_trials import RunSettings
 from .nodes.sim import SimSettings
 from .nodes.sim_faults import Faults
 from .nodes.standin_cameras import StandinCamerasSettings
+from .nodes.standin_stage import StageSettings
 from .nodes.trial import TrialSettings
 from .objects.settings import ObjectPoseSettings
 from .parameters import table
@@ -27,6 +28,7 @@ NODES: Mapping[str, tuple[type, ...]] = {  # by module
     "standin_cameras": (StandinCamerasSettings,),
     "arm": (ArmSettings,),
     "standin_arm": (StandInSettings,),
+    "standin_stage": (StageSettings,),
     "policy": (PolicySettings,),
     "executor": (ExecutorSettings,),
     "safety": (SafetySettings,),

@@ -24,7 +24,7 @@ from rclpy.task import Future
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from .. import codec, topics
+from .. import codec, decoding, topics
 from ..parameters import declare, parameter
 from ..records import SECOND, Episode, Metadata, RobotState, SafetyReport, State
 from ..runtime import DeadlineLoop, Listener, run
@@ -36,9 +36,12 @@ ALIVE = 20.0  # Hz: how often the executor is told that somebody runs the trial
 class TrialSettings:
     """Parameters of the trials' node."""
 
-    simulated: bool = parameter(True, "the simulator is the robot: reset it before each trial, and believe its success")
+    simulated: bool = parameter(
+        True, "a simulator, or a stand-in's stage, sets each trial up, and its word on success is believed"
+    )
     max_duration: float = parameter(30.0, "of a trial whose goal does not say", unit="s", low=0.1, high=3600.0)
     arm: bool = parameter(False, "arm the safety node before a trial where it is ready; never after a stop")
+    disarm: bool = parameter(False, "disarm it after each trial, so that the arm is let go of")
     patience: float = parameter(20.0, "how long another node may take to answer", unit="s", low=0.1, high=600.0)
 
 
@@ -75,7 +78,8 @@ class TrialNode(Node):
         )
         kinds = {
             topics.RESET: StartTrial, topics.START: StartTrial, topics.STOP: Trigger, topics.RECORD: StartRecording,
-            topics.RECORD_END: Trigger, topics.ARM_SAFETY: Trigger, topics.POLICY_PARAMETERS: GetParameters,
+            topics.RECORD_END: Trigger, topics.ARM_SAFETY: Trigger, topics.DISARM: Trigger,
+            topics.POLICY_PARAMETERS: GetParameters,
         }  # fmt: skip
         self._calls = {name: self.create_client(kind, name) for name, kind in kinds.items()}
         self._server = ActionServer(
@@ -114,17 +118,20 @@ class TrialNode(Node):
         goal = handle.request
         trial = goal.trial or time.strftime("trial-%Y%m%d-%H%M%S")
         limit = goal.max_duration or self.settings.max_duration
-        start, self._trial = 0, trial
+        begin, start, self._trial = 0, 0, trial
         try:
-            self._armed()
+            if not self.settings.simulated or (self._safety and self._safety.state is State.STOPPED):
+                self._armed()  # or says why not, before anything is recorded
             if goal.record:
                 self._feedback(handle, "recording", 0.0)
                 request = StartRecording.Request(trial=trial, metadata=json.dumps(self._about(goal.seed)))
                 result.record = self._asked(topics.RECORD, request).path
             if self.settings.simulated:
                 self._feedback(handle, "resetting", 0.0)
-                self._asked(topics.RESET, StartTrial.Request(trial=trial, seed=goal.seed))
-            start = self._first_state(trial)
+                answer = self._asked(topics.RESET, StartTrial.Request(trial=trial, seed=goal.seed))
+                begin = decoding.nanoseconds(answer.start)
+                self._armed()  # only now: a stand-in's arm is set up while nothing drives it
+            start = self._first_state(begin)
             self._asked(topics.START, StartTrial.Request(trial=trial, seed=goal.seed))
             result.reason = self._watch(handle, trial, start, limit)
             result.success = result.reason == "success"
@@ -143,7 +150,8 @@ class TrialNode(Node):
 
     def _end(self, recorded: bool) -> None:
         """Nothing of this may be left out because something before it failed."""
-        for name in (topics.STOP, *((topics.RECORD_END,) if recorded else ())):
+        disarm = (topics.DISARM,) if self.settings.disarm else ()
+        for name in (topics.STOP, *disarm, *((topics.RECORD_END,) if recorded else ())):
             try:
                 self._asked(name, Trigger.Request())
             except Failure as failure:
@@ -165,11 +173,11 @@ class TrialNode(Node):
             time.sleep(0.02)
         raise Failure(f"the safety node does not become ready: {self._safety.reason if self._safety else 'not heard'}")
 
-    def _first_state(self, trial: str) -> int:
-        """Stamp of the robot's newest state; of the simulator's, the first one of this trial."""
+    def _first_state(self, begin: int) -> int:
+        """Stamp of a state of the robot that is not older than `begin`."""
         deadline = time.monotonic() + self.settings.patience
         while time.monotonic() < deadline:
-            if self._state is not None and (not self.settings.simulated or self._state.trial == trial):
+            if self._state is not None and self._state.stamp >= begin:
                 return self._state.stamp
             time.sleep(0.002)
         raise Failure("the robot's state is not heard")

@@ -167,12 +167,16 @@ class StandIn:
         arm.faults.stuck_gripper = bool(request["stuck"])
 
     def _do_place(self, arm: ArmServer, request: dict[str, Any]) -> None:
-        """Put an idle arm somewhere at once."""
+        """Put an idle arm somewhere at once, and with `width` (m) its fingers."""
         if arm.moving:
             raise UserError("the arm is in motion; let go of it first")
         data, physics = self.scene.data, arm.physics
         data.qpos[physics._qpos_addrs] = request["q"]
         data.qvel[physics._dof_addrs] = 0.0
+        if "width" in request:
+            data.qpos[physics._finger_qpos_addrs] = request["width"] / 2
+            data.qvel[physics._finger_dof_addrs] = 0.0
+            physics._hand_goal_width = float(request["width"])
         arm.stop_motion(False)
 
     def _do_cube(self, arm: ArmServer, request: dict[str, Any]) -> Answer:

@@ -20,9 +20,9 @@ from scipy.spatial.transform import Rotation
 
 from ..robot.limits import TORQUE
 from ..safety.kinematics import forward
+from .settings import CUBE, OPEN
 
 READY = (0.0, np.pi / 16, 0.0, -np.pi / 2 - np.pi / 3, 0.0, np.pi - 0.2, np.pi / 4)  # robosuite's start, rad
-OPEN = 0.0416  # m between the fingers at robosuite's start
 TOOL = 0.2104  # m, joint 7 to EE
 
 
@@ -145,7 +145,7 @@ class Scene(MujocoSimulator):
         if table is not None:
             _box(self.worldbody, "table", (0.0, 0.0, table - 0.025), (0.4, 0.4, 0.025), (0.8, 0.7, 0.55, 1.0))
         if cube:
-            body = _box(self.worldbody, "cube", (0.0, 0.0, (table or 0.0) + 0.021), (0.021,) * 3, (1, 0, 0, 1), 0.1)
+            body = _box(self.worldbody, "cube", (0.0, 0.0, (table or 0.0) + CUBE), (CUBE,) * 3, (1, 0, 0, 1), 0.1)
             ET.SubElement(body, "freejoint", name="cube")
         self.arms = [self._add(place) for place in places]
         self._drop_pictures()

@@ -10,6 +10,9 @@ from d2ppo_core.errors import UserError
 
 from ..parameters import build, default_of, parameter
 
+CUBE = 0.021  # m, half an edge of the cube
+OPEN = 0.0416  # m between the fingers at robosuite's start
+
 
 @dataclass(frozen=True)
 class StandInSettings:
