@@ -1,4 +1,7 @@
-"""Everything for a robot whose driver, and whose cameras' drivers, run already; a person arms it (`safety/arm`)."""
+"""Everything for a robot, with its drivers where `hosts:=` and `realsense:=` name them, or stand-ins (`standin:=true`).
+
+A person arms it (`safety/arm`).
+"""
 
 from d2ppo_ros.launching import description
 

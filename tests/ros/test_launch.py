@@ -108,7 +108,7 @@ def test_who_commands_is_stopped_before_who_must_hear_the_last_stop(policy: Path
 def test_a_robot_is_armed_by_a_person_and_watched_by_the_strict_limits(policy: Path) -> None:
     given_to = {p.name: p.parameters for p in every_system(policy)["robot"].processes}
     assert given_to["safety"]["profile"] == "robot" and given_to["safety"]["cameras"] == ["robot0_eye_in_hand"]
-    assert given_to["trial"] == {"simulated": False, "arm": False, "max_duration": 5.0}
+    assert given_to["trial"] == {"simulated": False, "arm": False, "disarm": False, "max_duration": 5.0}
     assert given_to["object_pose"]["task"] == "none"  # this policy sees pictures; the pose alone is published
     assert given_to["recorder"]["cameras"] == ["robot0_eye_in_hand"]
 
@@ -228,11 +228,14 @@ def test_parameter_files_hold_only_what_their_nodes_declare(path: Path) -> None:
         named = re.fullmatch(r"/\*\*(?:/(\w+))?", section)
         assert named, f"{section}: a node in any namespace is /**/NODE"
         nodes = [known[named[1]]] if named[1] else list(known.values())
+        given: dict[type, dict[str, Any]] = {}  # what belongs together is checked together
         for name, value in values.items():
             owners = [node[name] for node in nodes if name in node]
             assert owners, f"{section} has no parameter {name}"
             for owner in owners:
-                build(owner, {name: value}, section)
+                given.setdefault(owner, {})[name] = value
+        for owner, own in given.items():
+            build(owner, own, section)
 
 
 @pytest.mark.parametrize("path", PARAMETERS, ids=lambda path: path.name)
@@ -248,7 +251,7 @@ def test_parameter_files_mean_the_same_to_every_yaml_reader(path: Path) -> None:
 
 
 def test_each_scenario_has_its_file() -> None:
-    assert {path.stem for path in PARAMETERS} == {*SCENARIOS, "lockstep"}
+    assert {path.stem for path in PARAMETERS} == {*SCENARIOS, "lockstep", "standin"}
     assert ET.parse(LAUNCH / "params" / graph.PROFILE).getroot().tag.endswith("profiles")
 
 
