@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from d2ppo_core.data.robomimic import write_demonstrations
+from d2ppo_core.opengl import choose_backend
 from support import ENV_ARGS, reach_episodes
+
+choose_backend()  # whichever test imports MuJoCo first, those that paint come later in the same process
 
 
 @pytest.fixture(scope="session")
