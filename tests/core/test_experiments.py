@@ -25,6 +25,7 @@ from support import ENV_ARGS, reach_episodes
 CONF = Path(hydra_command.CONF)
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 SLOW = [e for e in EXPERIMENTS if "image" in e and e not in ("lift_gaussian_image", "paper_lift_image")]
+SLOW.append("dppo_transport")  # the sizes of paper_transport
 TASKS = ("lift", "can", "square", "transport")
 TWO_STEPS = ("train.steps=2", "train.epochs=0", "train.batch=8", "threads=1")
 TWO_ITERATIONS = (

@@ -138,6 +138,7 @@ def nodes_of(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_blind_session_survives_a_kill_and_says_no_name(
     tmp_path: Path, policies: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
