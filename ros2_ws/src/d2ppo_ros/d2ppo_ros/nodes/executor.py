@@ -212,15 +212,16 @@ class ExecutorNode(Node):
         """The time that this tick is for, on the node's clock: whole periods after the one before.
 
         So a step that is due at a tick never waits for the next one because of jitter. The time is read anew where a
-        trial has begun since then, and where the clocks have drifted apart.
+        trial has begun since then, and where the clocks have drifted apart by more than reading them is uncertain.
         """
-        now, period = self._now(), self._loop.period
-        due = now - (time.monotonic_ns() - self._loop.due)
+        before, period = time.monotonic_ns(), self._loop.period
+        now, reading = self._now(), time.monotonic_ns() - before
+        due = now - (before - self._loop.due)
         seen = self._executor.now if self._executor else 0
         if due < seen <= now:
             return now
         snapped = seen + round((due - seen) / period) * period
-        return snapped if abs(snapped - due) < DRIFT else due
+        return snapped if abs(snapped - due) < DRIFT + reading else due
 
     def _tick(self, now: int) -> None:
         """One command, and the request that goes with it."""
