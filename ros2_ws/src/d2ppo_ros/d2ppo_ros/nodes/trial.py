@@ -60,8 +60,7 @@ class TrialNode(Node):
     def __init__(self) -> None:
         super().__init__("trial")
         self.settings = declare(self, TrialSettings)
-        self._episode: Episode | None = None
-        self._state: RobotState | None = None
+        self._newest: Episode | RobotState | None = None  # where the trial stands: a real robot has only its state
         self._safety: SafetyReport | None = None
         self._policy = ""
         self._busy = threading.Lock()
@@ -70,8 +69,8 @@ class TrialNode(Node):
         self._loop = DeadlineLoop(ALIVE, self._beat, "alive")
         self._loop.start()
         listener = Listener(self)
-        listener.hear(Episode, topics.EPISODE, lambda episode: setattr(self, "_episode", episode), topics.EVERY)
-        listener.hear(RobotState, topics.STATE, lambda state: setattr(self, "_state", state), topics.EVERY)
+        record, topic = (Episode, topics.EPISODE) if self.settings.simulated else (RobotState, topics.STATE)
+        listener.hear(record, topic, lambda newest: setattr(self, "_newest", newest), topics.EVERY)
         listener.hear(SafetyReport, topics.SAFETY, lambda report: setattr(self, "_safety", report), topics.REPORT)
         listener.hear_message(
             String, topics.POLICY_CONTRACT, lambda text: setattr(self, "_policy", text.data), topics.LATCHED
@@ -177,8 +176,8 @@ class TrialNode(Node):
         """Stamp of a state of the robot that is not older than `begin`."""
         deadline = time.monotonic() + self.settings.patience
         while time.monotonic() < deadline:
-            if self._state is not None and self._state.stamp >= begin:
-                return self._state.stamp
+            if self._newest is not None and self._newest.stamp >= begin:
+                return self._newest.stamp
             time.sleep(0.002)
         raise Failure("the robot's state is not heard")
 
@@ -187,32 +186,28 @@ class TrialNode(Node):
         told = quiet = time.monotonic()
         step = -1
         while True:
-            now, elapsed = time.monotonic(), (self._state.stamp - start) / SECOND
-            if self._state.step != step:
-                step, quiet = self._state.step, now
+            newest = self._newest
+            now, elapsed = time.monotonic(), (newest.stamp - start) / SECOND
+            if newest.step != step:
+                step, quiet = newest.step, now
             if now - told > 0.2:
                 told = now
                 self._feedback(handle, "running", elapsed)
-            episode = self._episode
-            if self.settings.simulated and episode and episode.trial == trial and episode.success:
+            ours = isinstance(newest, Episode) and newest.trial == trial
+            if ours and newest.success:
                 return "success"
             if self._safety and self._safety.state not in (State.ARMED, State.HOLD):
                 return f"safety: {self._safety.reason or 'disarmed'}"
             if handle.is_cancel_requested:
                 return "cancelled"
-            if elapsed >= limit or (episode and episode.trial == trial and episode.truncated):
+            if elapsed >= limit or (ours and newest.truncated):
                 return "time"
             if now - quiet > self.settings.patience:
                 return "nothing moves any more: the robot's state stands still"
             time.sleep(0.005)
 
-    @property
-    def _newest(self) -> Episode | RobotState:
-        """Where the trial stands: the simulator says it, of a real robot its state does."""
-        return self._episode if self.settings.simulated and self._episode else self._state
-
     def _feedback(self, handle: Any, phase: str, elapsed: float) -> None:
-        step = self._state.step if self._state else 0
+        step = self._newest.step if self._newest else 0
         handle.publish_feedback(RunTrial.Feedback(phase=phase, elapsed=float(elapsed), step=int(step)))
 
     def _asked(self, name: str, request: Any) -> Any:
