@@ -19,6 +19,7 @@ from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from d2ppo_core.errors import UserError
 
@@ -123,6 +124,19 @@ def speaker(node: Node, record: type, topic: str, qos: Any) -> Callable[[Any], N
     """A function that publishes records of one kind on `topic`; any thread may call it."""
     publisher, encode = node.create_publisher(codec.MESSAGES[record], topic, qos), codec.ENCODERS[record]
     return lambda value: publisher.publish(encode(value))
+
+
+def called(executor: Executor, call: Callable[..., Future], *arguments: Any, patience: float = 10.0) -> Future:
+    """What an action client's asynchronous call returns, made by the thread that spins `executor`.
+
+    rclpy's action clients lose an answer that comes before such a call has returned, so no other thread may make it;
+    its service clients do not. Raises a TimeoutError where nobody spins.
+    """
+    task, done = executor.create_task(call, *arguments), threading.Event()
+    task.add_done_callback(lambda _: done.set())
+    if not done.wait(patience):
+        raise TimeoutError(f"nobody has served this node for {patience:g} s")
+    return task.result()
 
 
 class DeadlineLoop(threading.Thread):

@@ -23,7 +23,7 @@ from d2ppo_core.statistics import wilson
 from .. import topics
 from ..parameters import declare, parameter
 from ..records import PolicyReport
-from ..runtime import Listener, run
+from ..runtime import Listener, called, run
 
 ENDED_WELL = ("success", "time")  # how a trial ends without a mishap
 
@@ -95,10 +95,10 @@ class RunTrialsNode(Node):
         options = self.settings
         goal = RunTrial.Goal(seed=seed, record=options.record, max_duration=float(options.max_duration),
                              trial=f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}")
-        handle = _wait(self._client.send_goal_async(goal))
+        handle = _wait(called(self.executor, self._client.send_goal_async, goal))
         if not handle.accepted:
             raise RuntimeError("the trial node refused a trial: another one is running")
-        answer = _wait(handle.get_result_async())
+        answer = _wait(called(self.executor, handle.get_result_async))
         if answer.status == GoalStatus.STATUS_ABORTED and not answer.result.reason:
             raise RuntimeError("a trial was aborted without a reason")
         return answer.result

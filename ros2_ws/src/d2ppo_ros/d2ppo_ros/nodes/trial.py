@@ -166,7 +166,7 @@ class TrialNode(Node):
             if state is State.STOPPED:
                 raise Failure(f"the safety node has stopped: {self._safety.reason}; clear it and call {topics.REARM}")
             if state is State.READY and self.settings.arm:
-                self._asked(topics.ARM_SAFETY, Trigger.Request())
+                self._answer(topics.ARM_SAFETY, Trigger.Request())  # refused: it was ready a moment ago; once more
             elif state is State.READY:
                 raise Failure(f"the safety node is not armed; call {topics.ARM_SAFETY}")
             time.sleep(0.02)

@@ -28,7 +28,7 @@ from d2ppo_core.errors import UserError
 
 from .. import codec, decoding, topics
 from ..records import ArmState, PolicyReport, SafetyReport, State
-from ..runtime import DeadlineLoop, Listener
+from ..runtime import DeadlineLoop, Listener, called
 from .system import Trouble
 
 ALIVE = 20.0  # Hz
@@ -192,13 +192,17 @@ class Operator:
         begin = time.monotonic()
         self._watched = [(begin, self.safety)] if self.safety else []
         try:
-            asked = self._trials.send_goal_async(goal, lambda message: feedback(float(message.feedback.elapsed)))
+
+            def tell(message: Any) -> None:
+                feedback(float(message.feedback.elapsed))
+
+            asked = called(self._executor, self._trials.send_goal_async, goal, tell)
             self._handle = self._result(asked, 20.0)
             if self._handle is None or not self._handle.accepted:
                 raise Trouble("the node `trial` refused the trial: another one is running")
             if self._cancel.is_set():  # it was asked for before there was anything to cancel
-                self._handle.cancel_goal_async()
-            future = self._handle.get_result_async()
+                called(self._executor, self._handle.cancel_goal_async)
+            future = called(self._executor, self._handle.get_result_async)
             while (answer := self._result(future, LOOK)) is None:
                 check()
             return answer.result, [(at - begin, report) for at, report in self._watched]
@@ -219,7 +223,7 @@ class Operator:
         self._cancel.set()
         handle = self._handle
         if handle is not None:
-            handle.cancel_goal_async()
+            called(self._executor, handle.cancel_goal_async)
 
     def close(self) -> None:
         """Say no more."""
