@@ -104,15 +104,16 @@ class Observer:
         answer = result_of(client.call_async(Trigger.Request()), patience)
         return (answer.success, answer.message) if answer else (False, f"{name} does not answer")
 
-    def set(self, node: str, **values: Any) -> None:
-        """Set parameters of a running node, as `ros2 param set` does."""
+    def set(self, node: str, **values: Any) -> int:
+        """Set parameters of a running node, as `ros2 param set` does; when (ns) the node, once found, was asked."""
         client = self._parameters.get(node)
         if client is None:
             client = self._parameters[node] = self.node.create_client(SetParameters, f"{node}/set_parameters")
         assert client.wait_for_service(timeout_sec=5.0), f"{node} takes no parameters"
-        wanted = [Parameter(name=name, value=_value(value)) for name, value in values.items()]
+        wanted, asked = [Parameter(name=name, value=_value(value)) for name, value in values.items()], time.time_ns()
         answer = result_of(client.call_async(SetParameters.Request(parameters=wanted)), 5.0)
         assert answer and all(result.successful for result in answer.results), answer
+        return asked
 
     def close(self) -> None:
         """Stop listening."""
