@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from typing import NoReturn
 
 from .errors import UserError
 
@@ -17,6 +19,13 @@ class Command:
 
     summary: str
     run: Callable[[list[str]], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is answered in one sentence like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; `{self.prog} --help` lists the options")
 
 
 HELP = ("-h", "--help", "help")

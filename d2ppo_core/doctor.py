@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from . import machine, probes
-from .cli import listing, registered
+from .cli import Parser, listing, registered
 from .errors import UserError
 from .files import write_json
 from .machine import BROKEN, MISSING, OK, WARNING, Row
@@ -39,11 +39,6 @@ _BACKENDS = {
 _SHOWN = {OK: ("OK", "green"), WARNING: ("warning", "yellow"), MISSING: ("missing", "red"), BROKEN: ("broken", "red")}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `d2ppo doctor --help` lists the options")
-
-
 def main(arguments: list[str]) -> int:
     """Print the findings, or a house's (entry-point group `d2ppo.doctors`); 0, or 1 where something needed fails."""
     others = registered("d2ppo.doctors", "d2ppo doctor")
@@ -51,7 +46,7 @@ def main(arguments: list[str]) -> int:
         return others[arguments[0]].run(arguments[1:])
     if arguments and not arguments[0].startswith("-"):
         raise UserError(f"there is no `d2ppo doctor {arguments[0]}`; choose one of {', '.join(others)}, or no name")
-    parser = _Parser(
+    parser = Parser(
         prog="d2ppo doctor", description="What this machine can do, and how to mend what it cannot.",
         epilog="d2ppo doctor NAME looks at more:\n" + listing(others),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -73,6 +68,24 @@ def main(arguments: list[str]) -> int:
         write_json(path, report)
         print(path, file=sys.stderr if options.json else sys.stdout)
     return 0 if report["ok"] else 1
+
+
+def conclude(rows: list[Row], options: argparse.Namespace, file: str, width: int) -> int:
+    """Print a house's findings, names in `width` columns, or write them as `--json` and `--run-dir` say; exit code."""
+    report = {"ok": fit(rows), "rows": [vars(row) for row in rows]}
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for row in rows:
+            print(f"{row.state:<8} {row.name:<{width}} {row.found}" + (f"\n{'':<8} -> {row.fix}" if row.fix else ""))
+    if options.run_dir:
+        write_json(Path(options.run_dir) / file, report)
+    return 0 if report["ok"] else 1
+
+
+def fit(rows: list[Row]) -> bool:
+    """Whether nothing that is needed fails."""
+    return not any(row.state in (MISSING, BROKEN) for row in rows)
 
 
 def examine(folder: Path) -> dict[str, Any]:
@@ -129,7 +142,7 @@ def _report(rows: list[Row]) -> dict[str, Any]:
         "gpu": any(row.name == "GPU" and row.found != NO_GPU and row.state == OK for row in rows),
     }
     return {
-        "ok": not any(row.state in (MISSING, BROKEN) for row in rows),
+        "ok": fit(rows),
         "can": can,
         "rows": [vars(row) for row in rows],
     }

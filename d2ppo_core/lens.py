@@ -23,12 +23,28 @@ LENGTHS = (5, 8)  # coefficients of the models plumb_bob and rational_polynomial
 MODELS = {5: "plumb_bob", 8: "rational_polynomial"}
 
 
-class Intrinsics(Frozen):
-    """As in ROS's CameraInfo: matrix and distortion of one picture size."""
+class Lens(Frozen):
+    """As in ROS's CameraInfo: matrix and distortion of one picture size. Who uses it says what is plausible."""
 
     width: Positive  # pixels
     height: Positive  # pixels
     matrix: Annotated[tuple[float, ...], Field(min_length=9, max_length=9)]  # row by row, pixels
+    distortion: tuple[float, ...] = ()
+
+    @property
+    def k(self) -> np.ndarray:
+        """(3, 3) pixels."""
+        return np.array(self.matrix).reshape(3, 3)
+
+    @property
+    def d(self) -> np.ndarray:
+        """(n,) distortion coefficients."""
+        return np.array(self.distortion)
+
+
+class Intrinsics(Lens):
+    """What calibration finds."""
+
     distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)  # k1 k2 p1 p2 k3 [k4 k5 k6]
 
     @model_validator(mode="after")
@@ -40,16 +56,6 @@ class Intrinsics(Frozen):
                 "the camera matrix needs positive focal lengths and a last row of 0 0 1; calibrate the camera"
             )
         return self
-
-    @property
-    def k(self) -> np.ndarray:
-        """(3, 3) pixels."""
-        return np.array(self.matrix).reshape(3, 3)
-
-    @property
-    def d(self) -> np.ndarray:
-        """(5,) or (8,)."""
-        return np.array(self.distortion)
 
     @property
     def model(self) -> str:

@@ -8,18 +8,15 @@ import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ..errors import UserError
+from .. import cli
 from ..files import write_json
 from ..machine import cores, installed
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is answered in one sentence like any other."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{self.prog} --help` lists the options")
+class Parser(cli.Parser):
+    """Of a benchmark."""
 
     def add_output(self, name: str) -> None:
         """Where the numbers go: a file, or `name` in a folder."""

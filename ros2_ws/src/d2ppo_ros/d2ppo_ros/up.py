@@ -113,15 +113,27 @@ class Supervisor:
             running = self.running.pop(process.name, None)
             if running is None:
                 continue
-            running.send_signal(signal.SIGCONT)  # one that is stopped cannot end
-            running.terminate()
-            try:
-                running.wait(GRACE)
-            except subprocess.TimeoutExpired:
+            if not ended_in_time(running):
                 print(f"d2ppo up: {process.name} did not end and is killed", file=sys.stderr)
-                running.kill()
-                running.wait()
+                kill(running)
         time.sleep(0.05)  # for the threads that show the last lines
+
+
+def ended_in_time(process: subprocess.Popen[str]) -> bool:
+    """Ask a process to end; whether it has within `GRACE`."""
+    process.send_signal(signal.SIGCONT)  # one that is stopped cannot end
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Give it no choice."""
+    process.kill()
+    process.wait()
 
 
 def _said(code: int) -> str:

@@ -30,7 +30,8 @@ from pydantic import Field, model_validator
 
 from d2ppo_core import placed
 from d2ppo_core.errors import UserError, explain_os_errors
-from d2ppo_core.frozen import Frozen, Positive
+from d2ppo_core.frozen import Frozen
+from d2ppo_core.lens import Lens
 from d2ppo_core.tasks import validated
 
 from .poses import Pose
@@ -75,12 +76,9 @@ class TaggedObject(Frozen):
         return next((tag for tag in self.tags if tag.id == number), None)
 
 
-class Intrinsics(Frozen):
-    """How a camera sees, as in ROS's CameraInfo."""
+class Intrinsics(Lens):
+    """How a camera that looks for tags sees, by any node's camera_info."""
 
-    width: Positive
-    height: Positive
-    matrix: Annotated[tuple[float, ...], Field(min_length=9, max_length=9)]  # K, row by row, pixels
     distortion: tuple[float, ...] = ()  # k1 k2 p1 p2 [k3 [k4 k5 k6 ...]], the models plumb_bob and rational_polynomial
 
     @model_validator(mode="after")
@@ -90,16 +88,6 @@ class Intrinsics(Frozen):
         if self.matrix[0] <= 0 or self.matrix[4] <= 0 or self.matrix[8] != 1:
             raise ValueError("the camera matrix needs positive focal lengths and a 1 at its end; calibrate the camera")
         return self
-
-    @property
-    def k(self) -> np.ndarray:
-        """(3, 3) pixels."""
-        return np.array(self.matrix).reshape(3, 3)
-
-    @property
-    def d(self) -> np.ndarray:
-        """(n,) distortion coefficients."""
-        return np.array(self.distortion)
 
     @property
     def focal(self) -> float:

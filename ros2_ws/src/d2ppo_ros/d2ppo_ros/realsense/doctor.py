@@ -7,14 +7,13 @@ same with a stand-in, to see that the library works here.
 from __future__ import annotations
 
 import argparse
-import json
 import threading
 import time
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from d2ppo_core.cli import Command
+from d2ppo_core.cli import Command, Parser
+from d2ppo_core.doctor import conclude
 from d2ppo_core.errors import UserError
 from d2ppo_core.machine import BROKEN, MISSING, OK, WARNING, Row
 
@@ -22,32 +21,16 @@ USB3 = "3"
 SLOW, LOST = 0.9, 0.02  # share of the rate that must come; share of frames that may be lost
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `d2ppo doctor camera --help` lists the options")
-
-
 def main(arguments: list[str]) -> int:
     """Print the findings; 0, or 1 where something needed does not work."""
     options = _options(arguments)
-    rows = examine(options)
-    report = {"ok": not any(row.state in (MISSING, BROKEN) for row in rows), "rows": [vars(row) for row in rows]}
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        for row in rows:
-            print(f"{row.state:<8} {row.name:<28} {row.found}" + (f"\n{'':<8} -> {row.fix}" if row.fix else ""))
-    if options.run_dir:
-        from d2ppo_core.files import write_json
-
-        write_json(Path(options.run_dir) / "doctor-camera.json", report)
-    return 0 if report["ok"] else 1
+    return conclude(examine(options), options, "doctor-camera.json", 28)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     from .settings import RealsenseSettings
 
-    parser = _Parser(prog="d2ppo doctor camera", description="What the RealSense cameras here can do.")
+    parser = Parser(prog="d2ppo doctor camera", description="What the RealSense cameras here can do.")
     parser.add_argument("--serial", nargs="*", default=[], help="only these cameras; else all that are plugged in")
     parser.add_argument("--software", action="store_true", help="look at a software stand-in instead")
     parser.add_argument("--seconds", type=float, default=3.0, help="how long each is watched (default 3)")

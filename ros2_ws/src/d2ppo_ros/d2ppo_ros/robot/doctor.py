@@ -7,7 +7,6 @@ seconds, and disconnects. `--standin` does that with a stand-in, to see that the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -16,11 +15,11 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
-from d2ppo_core.cli import Command
+from d2ppo_core.cli import Command, Parser
+from d2ppo_core.doctor import conclude
 from d2ppo_core.errors import UserError
 from d2ppo_core.machine import BROKEN, MISSING, OK, WARNING, Row
 
@@ -33,14 +32,9 @@ ROUND_TRIP = 0.5  # ms: half of the robot's millisecond; the rest is for the con
 STANDIN = "127.0.0.31"  # where the doctor's own stand-in is
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `d2ppo doctor robot --help` lists the options")
-
-
 def main(arguments: list[str]) -> int:
     """Print the findings; 0, or 1 where something needed does not work."""
-    parser = _Parser(prog="d2ppo doctor robot", description="Whether this computer can drive a Franka arm.")
+    parser = Parser(prog="d2ppo doctor robot", description="Whether this computer can drive a Franka arm.")
     parser.add_argument("--model", choices=MODELS, default="panda", help="which arm (default panda)")
     parser.add_argument("--host", action="append", default=[], help="address of a control box; once for each arm")
     parser.add_argument("--standin", action="store_true", help="connect to a stand-in instead (an fr3)")
@@ -52,18 +46,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not 0.5 <= options.seconds <= 600:
         raise UserError("--seconds must be from 0.5 to 600")
-    rows = examine(options)
-    report = {"ok": not any(row.state in (MISSING, BROKEN) for row in rows), "rows": [vars(row) for row in rows]}
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        for row in rows:
-            print(f"{row.state:<8} {row.name:<24} {row.found}" + (f"\n{'':<8} -> {row.fix}" if row.fix else ""))
-    if options.run_dir:
-        from d2ppo_core.files import write_json
-
-        write_json(Path(options.run_dir) / "doctor-robot.json", report)
-    return 0 if report["ok"] else 1
+    return conclude(examine(options), options, "doctor-robot.json", 24)
 
 
 def examine(options: argparse.Namespace) -> list[Row]:

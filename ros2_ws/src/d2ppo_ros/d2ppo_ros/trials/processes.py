@@ -7,7 +7,6 @@ started it. What they print goes to a file, without what would tell which policy
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .. import graph
+from ..up import ended_in_time, kill
 from . import leash
 from .policies import Curtain
 
-GRACE = 5.0  # s between asking a process to end and killing it
 LAST = 30  # lines of a process that are kept to say why it ended
 
 
@@ -72,13 +71,8 @@ class Processes:
         process = self._running.pop(name, None)
         if process is None:
             return
-        process.send_signal(signal.SIGCONT)  # one that is stopped cannot end
-        process.terminate()
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if not ended_in_time(process):
+            kill(process)
 
     def stop(self) -> None:
         """End all, the last started first: whoever commands before whoever must still hear the last stop."""
