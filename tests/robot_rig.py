@@ -12,8 +12,8 @@ import numpy as np
 
 from d2ppo_core.contract import ActionSpec
 from d2ppo_ros.records import Command, Kind, State
-from d2ppo_ros.robot.bench import standin
 from d2ppo_ros.robot.driver import Driver, Phase, robot_of
+from d2ppo_ros.robot.pilot import standin
 from d2ppo_ros.robot.settings import ArmSettings
 from d2ppo_ros.standin.control import Control
 
@@ -115,12 +115,17 @@ def robot_rig(host: str, control: Control | None = None, **settings: Any) -> Ite
         with standin(host=host) as own, robot_rig(host, own, **settings) as rig:
             yield rig
         return
-    hosts = host.split(",")
-    given = {"hosts": hosts, "robot_model": "fr3", "base_position": [0.0] * 6, "frozen": 0.2, "connect_timeout": 1.0,
-             "box_low": [], "box_high": [], "lease": 0.4, "clearance": 0.0, "tilt": 0.0} | settings  # fmt: skip
-    driver = robot_of(ArmSettings(**given), ActionSpec(arms=len(hosts), limits="robot"))
-    rig = RobotRig(driver, control)
+    rig = RobotRig(robot_driver(host, **settings), control)
     try:
         yield rig
     finally:
         rig.close()
+
+
+def robot_driver(host: str, **settings: Any) -> Driver:
+    """A driver of one arm or two (with a comma), whose workspace is the whole world."""
+    hosts = host.split(",")
+    given = {"hosts": hosts, "robot_model": "fr3", "base_position": [0.0] * 6, "frozen": 0.2, "connect_timeout": 1.0,
+             "box_low": [], "box_high": [], "lease": 0.4, "overrun": 0.5, "clearance": 0.0,
+             "tilt": 0.0} | settings  # fmt: skip
+    return robot_of(ArmSettings(**given), ActionSpec(arms=len(hosts), limits="robot"))

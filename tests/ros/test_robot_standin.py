@@ -17,9 +17,9 @@ pytestmark = pytest.mark.graph  # timed by wall clocks: run by itself
 
 from d2ppo_core.errors import UserError  # noqa: E402
 from d2ppo_ros.records import State  # noqa: E402
-from d2ppo_ros.robot.bench import standin  # noqa: E402
 from d2ppo_ros.robot.driver import Phase  # noqa: E402
 from d2ppo_ros.robot.limits import TABLE  # noqa: E402
+from d2ppo_ros.robot.pilot import standin  # noqa: E402
 from d2ppo_ros.standin.control import Control  # noqa: E402
 from d2ppo_ros.standin.wire import ERRORS  # noqa: E402
 from robot_rig import RobotRig, robot_rig  # noqa: E402

@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.graph, pytest.mark.sim]
 
 from d2ppo_core.contract import ActionSpec  # noqa: E402
 from d2ppo_core.tasks import load_task  # noqa: E402
-from d2ppo_ros.robot.bench import PatientClock, Pilot, standin  # noqa: E402
 from d2ppo_ros.robot.driver import Driver, robot_of  # noqa: E402
+from d2ppo_ros.robot.pilot import PatientClock, Pilot, standin  # noqa: E402
 from d2ppo_ros.robot.settings import ArmSettings  # noqa: E402
 from d2ppo_sim.robot import SimulatedRobot  # noqa: E402
 

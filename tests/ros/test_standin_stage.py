@@ -19,7 +19,7 @@ from d2ppo_interfaces.srv import StartTrial  # noqa: E402
 from d2ppo_core.errors import UserError  # noqa: E402
 from d2ppo_ros import cell  # noqa: E402
 from d2ppo_ros.nodes.standin_stage import StandinStageNode  # noqa: E402
-from d2ppo_ros.robot.bench import standin  # noqa: E402
+from d2ppo_ros.robot.pilot import standin  # noqa: E402
 from d2ppo_ros.standin.control import Control  # noqa: E402
 from native_support import native, seed_of  # noqa: E402
 from robot_rig import robot_rig  # noqa: E402

@@ -60,7 +60,7 @@ def examine(options: argparse.Namespace) -> list[Row]:
         return rows
     with ExitStack() as stack:
         if options.standin:
-            from .bench import standin
+            from .pilot import standin
 
             stack.enter_context(standin(host=STANDIN))
         for host in hosts:

@@ -131,12 +131,14 @@ class Driver:
         """One cycle."""
         with self._lock:
             now = self._clock()
-            self.late = max(self.late, now - self._last_tick) if self._last_tick else 0
-            self._last_tick = now
+            gap, self._last_tick = now - (self._last_tick or now), now
+            self.late = max(self.late, gap)
             self._advance_clock()
             fault = self.fault(now)
             if fault:
                 self._watchdog.trip(fault, now)
+            if gap > self.settings.overrun * SECOND:
+                self._watchdog.trip(f"the servo loop stood still for {gap / SECOND:.2f} s", now)
             before, self._order = self._order, self._watchdog.poll(now)
             wanted = self._order is not Order.DISARMED and not fault
             {Phase.IDLE: self._idle, Phase.TAKING: self._taking, Phase.DRIVING: self._driving,

@@ -40,6 +40,8 @@ class ArmSettings:
     command_disarm: float = parameter(1.0, "silence of commands until the driver lets go of the arm", unit="s", low=0.1,
                                       high=5.0)
     lease: float = parameter(0.2, "silence of the safety node until a stop is latched", unit="s", low=0.1, high=1.0)
+    overrun: float = parameter(0.1, "a cycle that comes so late stops the arm: nothing watched it meanwhile", unit="s",
+                               low=0.02, high=0.5)
     frozen: float = parameter(0.1, "the robot's clock has stood still for so long: it is silent", unit="s", low=0.02,
                               high=0.5)
     rest_speed: float = parameter(0.02, "slower than this the arm is let go of", unit="m/s", low=0.001, high=0.1)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ from .settings import StandInSettings, parse
 
 TICK = 0.001  # s of robot time
 BEHIND = 0.05  # s: further behind than this, the wall clock is not caught up with any more
-TRACE = 600_000  # ticks that are remembered
+TRACE = 3_600_000  # ticks that are remembered: an hour, 0.4 GB
+ROW = 11  # numbers of a tick and an arm
 
 
 class StandIn:
@@ -50,7 +52,7 @@ class StandIn:
                 raise UserError(f"{host}:1337 is not free ({error}); is another stand-in running?") from error
         self.scene.start()
         self.control = ControlServer(hosts[0], settings.control, self.handle)
-        self._trace: deque[list[float]] | None = None
+        self._trace: deque[bytes] | None = None
         self._speed, self._running = settings.speed, threading.Event()
         self._running.set()
         self.tick()  # a whole one, so that every field has a value
@@ -81,7 +83,7 @@ class StandIn:
         for arm in self.arms:
             arm.send_state()
         if self._trace is not None:
-            self._trace.append(self._row())
+            self._trace.append(np.array(self._row()).tobytes())
         self.control.serve()
 
     def stop(self) -> None:
@@ -197,10 +199,15 @@ class StandIn:
         self._trace = deque(maxlen=TRACE)
 
     def _do_trace(self, arm: ArmServer, request: dict[str, Any]) -> Answer:
-        """What was remembered of an arm since `record`: rows of time, position (3,), q (7,)."""
-        rows = np.array(self._trace or np.zeros((0, 11 * len(self.arms))))
-        first = 11 * self.arms.index(arm)
-        return {"rows": rows[:, first : first + 11].tolist()}
+        """What was remembered of an arm since `record`: rows of time, position (3,), q (7,).
+
+        From tick `first` on, at most `count` of them; `ticks` says how many there are.
+        """
+        trace, first = self._trace or deque(), int(request.get("first", 0))
+        chosen = b"".join(islice(trace, first, first + int(request.get("count", TRACE))))
+        rows = np.frombuffer(chosen).reshape(-1, ROW * len(self.arms))  # [T * 11 arms] -> [T, 11 arms]
+        column = ROW * self.arms.index(arm)
+        return {"rows": rows[:, column : column + ROW].tolist(), "ticks": len(trace)}
 
 
 def main(words: Sequence[str]) -> int:

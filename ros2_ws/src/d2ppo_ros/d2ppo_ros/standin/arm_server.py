@@ -130,7 +130,9 @@ class ArmServer(FrankaRobotServer):
 
     def process_commands(self) -> None:
         """Hear the client: an arm in motion waits a little for the command that answers its last state."""
-        if self.faults.deaf and not self.udp_connected:
+        if self.faults.deaf and not self.udp_connected:  # nobody is heard, but the arm goes on being held
+            self._pre_process_commands()
+            self._post_process_commands()
             return
         if self.moving and not self._answered and time.monotonic() >= self.faults.silent_until:
             select.select([self._FrankaServer__udp_socket, self._tcp_socket], [], [], self.patience)

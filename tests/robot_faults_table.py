@@ -1,0 +1,53 @@
+"""Puts the table of `robot_rows` into docs/robot.md: what is expected, and what was measured.
+
+PYTHONPATH=tests python -m robot_faults_table runs/robot-faults.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robot_rows import ROWS, Row
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "robot.md"
+BEGIN, END = "<!-- faults: python -m robot_faults_table -->", "<!-- end of faults -->"
+HEAD = ["| what happens | who reacts | said after (wall) | at rest within | measured (robot time) | way | times |",
+        "|---|---|---|---|---|---|---|"]  # fmt: skip
+
+
+def line(row: Row, rows: list[dict[str, float]]) -> str:
+    """One row; medians, and the largest in brackets."""
+
+    def spread(name: str, scale: float, unit: str) -> str:
+        values = scale * np.array([found[name] for found in rows])
+        return f"{np.median(values):.3g} ({values.max():.3g}) {unit}" if rows else "–"
+
+    rest = ("goes on", "went on", "–") if not row.rest else (
+        f"{row.rest:.1f} s", spread("rest", 1, "s"), spread("distance", 1000, "mm"))  # fmt: skip
+    return "| " + " | ".join([row.name, row.reaction, spread("said", 1, "s"), *rest, str(len(rows))]) + " |"
+
+
+def table(measured: dict[str, Any]) -> str:
+    """The whole table, and under what load it came about."""
+    lines = [*HEAD, *(line(row, measured.get(row.name, {"rows": []})["rows"]) for row in ROWS)]
+    loads = [entry["load"] for entry in measured.values()]
+    if loads:
+        speeds = [found["speed"] for entry in measured.values() for found in entry["rows"]]
+        lines += ["", f"Struck at {1000 * min(speeds):.0f} to {1000 * max(speeds):.0f} mm/s; two cores, load "
+                  f"{min(loads):.1f} to {max(loads):.1f} (mean of a minute)."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main() -> None:
+    measured = json.loads(Path(sys.argv[1]).read_text())
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n{table(measured)}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()
