@@ -86,12 +86,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(usage(commands))
         return 0
     name, *rest = arguments
+    together = int(os.environ.get("WORLD_SIZE") or 1) > 1  # one of the processes that torchrun started
     try:
         if name not in commands:
             raise UserError(f"there is no command '{name}'; choose one of {', '.join(commands)}")
+        if together:
+            _require_shared(name, rest)
         return commands[name].run(rest)
     except UserError as error:
-        print(f"d2ppo: {error}", file=sys.stderr)
+        if not together or _first_to_fail():
+            print(f"d2ppo: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("d2ppo: interrupted; the same command with resume=true goes on", file=sys.stderr)
@@ -99,6 +103,20 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (`| head`) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _require_shared(name: str, arguments: list[str]) -> None:
+    """Only one pre-training at a time can be shared by several processes."""
+    if name != "pretrain":
+        raise UserError(f"`d2ppo {name}` is one process; start it without torchrun (or unset WORLD_SIZE)")
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError("a sweep (-m) runs one process at a time; start it without torchrun, or each of its runs by it")
+
+
+def _first_to_fail() -> bool:
+    from .distributed import first_to_fail  # torch, of which the other commands need nothing to say what is wrong
+
+    return first_to_fail()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ z (B, D) are the features of a batch of B samples. Every form but one is a funct
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -207,6 +208,7 @@ class DispersiveLoss:
         self._check_study_options(config)
         self.config = config
         self.first_rms: float | None = None
+        self.whole: Callable[[Tensor], Tensor] = lambda rows: rows  # of a process's share (`distributed`), the whole
 
     @staticmethod
     def _check_study_options(config: DispersiveConfig) -> None:
@@ -236,7 +238,9 @@ class DispersiveLoss:
 
     def pairs_of(self, chunks: Tensor) -> Tensor | None:
         """The pairs that are repelled, (B, B) bool, given the action chunks (B, H, Da); None: all."""
-        return differing.differing_pairs(self._rows(chunks), self.config.differ) if self.config.differ else None
+        if not self.config.differ:
+            return None
+        return differing.differing_pairs(self._rows(self.whole(chunks)), self.config.differ)
 
     def of_feature(self, z: Tensor, pairs: Tensor | None = None) -> Tensor:
         """The loss of one feature tensor, (B, ...) flattened for each sample; 0 for a batch of one, or when off."""
@@ -261,14 +265,14 @@ class DispersiveLoss:
 
     def __call__(self, features: dict[str, Tensor], taps: tuple[str, ...], pairs: Tensor | None = None) -> Tensor:
         """Mean of the loss over the tapped features."""
-        return sum(self.of_feature(features[tap], pairs) for tap in taps) / len(taps)
+        return sum(self.of_feature(self.whole(features[tap]), pairs) for tap in taps) / len(taps)
 
     def diagnose(
         self, features: dict[str, Tensor], taps: tuple[str, ...], pairs: Tensor | None = None
     ) -> Dispersion:
         """Loss and statistics of the first tap, from detached features. For logging steps only."""
         with torch.enable_grad():
-            z = features[taps[0]].detach().flatten(1).float().requires_grad_()  # [B, ...] -> [B, D]
+            z = self.whole(features[taps[0]].detach()).flatten(1).float().requires_grad_()  # [B, ...] -> [B, D]
             loss = self.of_feature(z, pairs)
             (gradient,) = torch.autograd.grad(loss, z)
         rms = z.detach().square().mean().sqrt().item()

@@ -16,7 +16,8 @@ def setup_torch(config: Config) -> torch.device:
     """Fix the thread count (a part of exact repetition) and choose the device."""
     if config.threads < 0:
         raise UserError(f"threads is {config.threads}; give how many CPU threads torch may use, or 0 for one a core")
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)  # torchrun's processes share them
+    torch.set_num_threads(config.threads or max(1, cores))
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.device not in ("cpu", "cuda"):

@@ -15,6 +15,7 @@ from .conf.schema import Config, Ema
 from .data.batches import make_batches
 from .data.robomimic import Demonstrations
 from .dispersive import DispersiveLoss
+from .distributed import ALONE, Ranks, join
 from .errors import UserError
 from .features import statistics
 from .keyed import generator
@@ -22,7 +23,14 @@ from .networks.vision import draw_shift, random_shift
 from .observation import Observation
 from .optim import average_into, finite, learning_rate, set_learning_rate, setup_torch, warmed_decay
 from .policies.base import Policy, PretrainLoss
-from .pretrain_setup import check_training, load_demonstrations, policy_of, require_taps, split_windows
+from .pretrain_setup import (
+    check_training,
+    load_demonstrations,
+    policy_of,
+    require_same_run,
+    require_taps,
+    split_windows,
+)
 from .progress import ProgressBar
 from .runs import RunFolder
 
@@ -34,6 +42,9 @@ def main(config: Config) -> None:
     device = setup_torch(config)
     check_training(config.train)
     dispersive = DispersiveLoss(config.dispersive)
+    ranks = join(device)
+    if config.seeds and ranks.count > 1:
+        raise UserError("seeds= trains several policies in one process; leave it out, or start without torchrun")
     demos, spec = load_demonstrations(config)
     if config.seeds:
         from .pretrain_seeds import pretrain_seeds
@@ -42,7 +53,11 @@ def main(config: Config) -> None:
         return
     policy = policy_of(config, demos, spec).to(device)
     require_taps(policy, config.dispersive)
-    trainer = Pretrainer(config, policy, demos, dispersive, device)
+    require_same_run(config, demos, ranks)
+    trainer = Pretrainer(config, policy, demos, dispersive, device, ranks)
+    if ranks.rank > 0:
+        trainer.follow()
+        return
     with RunFolder(config, "pretrain") as run:
         trainer.fit(run)
 
@@ -57,15 +72,18 @@ class Pretrainer:
         demos: Demonstrations,
         dispersive: DispersiveLoss,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.config, self.train, self.device = config, config.train, device
+        self.config, self.train, self.device, self.ranks = config, config.train, device, ranks
         self.policy, self.dispersive = policy, dispersive
+        dispersive.whole = ranks.whole
         self.ema = copy.deepcopy(policy.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=self.train.optimiser.lr, weight_decay=self.train.weight_decay, fused=True
         )
         self.windows, self.held_out = split_windows(config, policy, demos, device)
         self.batches = make_batches(self.windows, self.train, config.seed)
+        ranks.require_shares(self.batches.batch, len(self.windows))
         self.steps = self._total_steps()
         self.taps = policy.network.tap(config.dispersive.layer)
         self.step, self.best, self.warned = 0, math.inf, False
@@ -82,15 +100,28 @@ class Pretrainer:
     def fit(self, run: RunFolder) -> None:
         """Train to the end, or from the resume file to the end."""
         if run.resuming:
-            self.restore(load_resume(run.resume_file), run)
+            state = load_resume(run.resume_file)
+            self.restore(state)
+            run.rewind(state["position"])
+        self.ranks.from_first(self.state(run))
         with ProgressBar("pre-training", self.steps, self.step) as bar:
             while self.step < self.steps:
                 metrics = self.train_step(self.step, self.logs(self.step))
                 self.after_step(metrics, run, bar)
                 if self.due(self.train.save_every):
+                    self.ranks.require_same_weights(self.policy.network, self.step)
                     save_resume(run.resume_file, self.state(run))
                 bar.advance(1, f"loss {metrics['train/loss']:.4f}" if "train/loss" in metrics else "")
         self.finish(run)
+
+    def follow(self) -> None:
+        """`fit` of the other processes of a run: they learn along, and leave files and validation to the first."""
+        self.restore(self.ranks.from_first(None))
+        while self.step < self.steps:
+            self.train_step(self.step, self.logs(self.step))
+            self.step += 1
+            if self.due(self.train.save_every):
+                self.ranks.require_same_weights(self.policy.network, self.step)
 
     def after_step(self, metrics: dict[str, Any], run: RunFolder, bar: ProgressBar) -> None:
         """Count the step; check, validate, log and keep policies as they are due."""
@@ -126,16 +157,18 @@ class Pretrainer:
         set_learning_rate(self.optimiser, learning_rate(step, self.train.optimiser, self.steps))
         self.optimiser.zero_grad(set_to_none=True)
         total.backward()
+        self.ranks.average_gradients(self.policy.network)
         self.optimiser.step()
         self._update_ema(step)
         return self.metrics(step, loss) if log else {}
 
     def draw(self, step: int) -> tuple[Observation, Tensor, tuple[Tensor, ...]]:
-        """Observations, chunks (B, H, Da) and noise of a step."""
-        observation, x0 = self.windows.gather(self.batches(step).to(self.device))
+        """Observations, chunks (B, H, Da) and noise of a step: this process's rows of them."""
+        index = self.batches(step)
+        observation, x0 = self.windows.gather(self.ranks.rows(index).to(self.device))
         draw = generator(self.config.seed, "diffusion", step)
-        noise = tuple(n.to(self.device) for n in self.policy.training_noise(len(x0), draw))
-        return self._shifted(observation, draw), x0, noise
+        noise = tuple(self.ranks.rows(n).to(self.device) for n in self.policy.training_noise(len(index), draw))
+        return self._shifted(observation, len(index), draw), x0, noise
 
     def total(self, loss: PretrainLoss) -> Tensor:
         """imitation + λ · dispersive loss."""
@@ -144,7 +177,8 @@ class Pretrainer:
         return loss.imitation + self.dispersive.weight_at(self.step, self.steps) * loss.dispersive
 
     def metrics(self, step: int, loss: PretrainLoss) -> dict[str, Any]:
-        """What is logged of a step."""
+        """What is logged of a step: of the whole batch."""
+        loss = replace(loss, imitation=self.ranks.mean(loss.imitation))
         self.dispersion = self.dispersive.diagnose(loss.features, self.taps, loss.pairs)
         return {
             "train/loss": self.total(loss).item(),
@@ -159,15 +193,17 @@ class Pretrainer:
         """Statistics of the layers in `dispersive.watch`, the first tap of each."""
         found: dict[str, float] = {}
         for layer in self.config.dispersive.watch:
-            found |= statistics(features[self.policy.network.tap(layer)[0]], f"features/{layer}")
+            z = self.dispersive.whole(features[self.policy.network.tap(layer)[0]].detach())
+            found |= statistics(z, f"features/{layer}")
         return found
 
-    def _shifted(self, observation: Observation, draw: torch.Generator) -> Observation:
-        """Images moved by a few pixels at random, each on its own (while training only)."""
+    def _shifted(self, observation: Observation, batch: int, draw: torch.Generator) -> Observation:
+        """Images moved by a few pixels at random, each on its own (while training only); drawn for the whole batch."""
         vision = self.policy.spec.network.vision
         if observation.images is None or vision.shift == 0:
             return observation
-        offsets = draw_shift(observation.images.shape[:3], vision.shift, draw).to(self.device)
+        offsets = draw_shift((batch, *observation.images.shape[1:3]), vision.shift, draw)
+        offsets = self.ranks.rows(offsets).to(self.device)
         return replace(observation, images=random_shift(observation.images, offsets, vision.shift))
 
     def _update_ema(self, step: int) -> None:
@@ -223,17 +259,13 @@ class Pretrainer:
         chunk_noise = torch.randn((few, *self.policy.noise_shape), generator=draw).to(self.device)
         chunk = self.policy.sample(observation[:few], chunk_noise, explore=False).chunk
         self.policy.network = raw
-        error = self._action_error(chunk, x0[:few])
+        raw_units = self.policy.normalizer.denormalize_action  # 1 = 0.05 m or 0.5 rad
+        error = (raw_units(chunk) - raw_units(x0[:few])).square().mean().sqrt().item()
         self.last_validation = {"validation/loss": loss, "validation/action_rmse": error}
         if loss < self.best:
             self.best = loss
             self.save(run, "best.safetensors", self.last_validation)
         return self.last_validation
-
-    def _action_error(self, chunk: Tensor, expert: Tensor) -> float:
-        """Root mean squared difference to the expert's chunk in raw action units (1 = 0.05 m or 0.5 rad)."""
-        back = self.policy.normalizer.denormalize_action
-        return (back(chunk) - back(expert)).square().mean().sqrt().item()
 
     def save(self, run: RunFolder, name: str, metrics: dict[str, float]) -> Any:
         """Write the policy, raw and averaged weights, with its latest figures."""
@@ -259,11 +291,10 @@ class Pretrainer:
             "position": run.position(),
         }
 
-    def restore(self, state: dict[str, Any], run: RunFolder) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.step, self.best, self.warned = state["step"], state["best"], state["warned"]
         self.policy.network.load_state_dict(state["network"])
         self.ema.load_state_dict(state["ema"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.dispersive.first_rms, self.last_validation = state["first_rms"], state["validation"]
-        run.rewind(state["position"])

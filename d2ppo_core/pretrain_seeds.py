@@ -73,7 +73,8 @@ def fit_together(trainers: list[Pretrainer], runs: list[RunFolder], resume_file:
         if list(states) != seeds:
             raise UserError(f"{resume_file} is of the seeds {', '.join(states)}; resume with the same seeds=")
         for trainer, run, seed in zip(trainers, runs, seeds, strict=True):
-            trainer.restore(states[seed], run)
+            trainer.restore(states[seed])
+            run.rewind(states[seed]["position"])
     stack = SeedStack(trainers)
     with ProgressBar(f"pre-training {len(trainers)} seeds", first.steps, first.step) as bar:
         while first.step < first.steps:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -10,6 +12,7 @@ from .contract import Camera, PolicySpec, Provenance, SimulatorSpec
 from .data.batches import BATCHINGS
 from .data.robomimic import Demonstrations, read_demonstrations
 from .data.windows import ChunkWindows
+from .distributed import Ranks
 from .errors import UserError, too_small
 from .keyed import generator, torch_seeded
 from .network_specs import AnySamplerSpec, NetworkSpec
@@ -113,6 +116,16 @@ def require_taps(policy: Policy, dispersive: DispersiveConfig) -> None:
             raise UserError(
                 f"this network has no feature called '{layer}'; choose another dispersive.{option}"
             ) from error
+
+
+def require_same_run(config: Config, demos: Demonstrations, ranks: Ranks) -> None:
+    """The processes of a run learn from the same demonstrations with the same options, wherever their files are."""
+    options = replace(config, data="", run_dir="", resume=False, overwrite=False, wandb="", threads=0)
+    ranks.require_same(
+        (demos.digest, repr(options)),
+        "the processes of this run were given different options or other demonstrations; start each with the same "
+        "command and a copy of the same file",
+    )
 
 
 def split_windows(

@@ -64,7 +64,7 @@ class DiffusionPolicy(Policy):
                 dispersion = self._dispersion_over_steps(code, x0, epsilon, dispersive, taps)
             else:
                 if dispersive.config.shared_step:  # every row at the step of the first, which is uniform, too
-                    shared = t[:1].expand_as(t)
+                    shared = dispersive.whole(t)[:1].expand_as(t)
                     features = self.network(self.schedule.add_noise(x0, shared, epsilon), shared, code)[1]
                 pairs = dispersive.pairs_of(x0)
                 dispersion = dispersive(features, taps, pairs)
