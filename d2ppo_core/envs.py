@@ -116,3 +116,13 @@ def _ignored(simulator: str, request: EnvRequest, env: VectorEnv) -> str:
     if request.limits != env.action.limits:
         return f"the simulator '{simulator}' has no limits={request.limits}; use simulator=native or robosuite"
     return ""
+
+
+def require_finite(chunks: np.ndarray, envs: Sequence[int]) -> None:
+    """Refuse actions that are not numbers, before any environment moves."""
+    bad = [envs[i] for i in np.flatnonzero(~np.isfinite(chunks).all(axis=(1, 2)))]
+    if bad:
+        raise UserError(
+            f"the policy produced NaN or infinity for environment {bad[0]} ({len(bad)} of {len(envs)}); "
+            "it has diverged: lower the learning rate, or go back to an earlier checkpoint"
+        )

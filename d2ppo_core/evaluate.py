@@ -12,7 +12,7 @@ import numpy as np
 from .action import under_limits
 from .conf.schema import Config, EvaluationConfig, Success, TaskConfig
 from .contract import PolicySpec, require_match
-from .envs import EnvRequest, RawObservation, VectorEnv, make_env
+from .envs import EnvRequest, RawObservation, VectorEnv
 from .errors import UserError
 from .files import sha256, write_json
 from .inference import Actor, load_policy
@@ -20,6 +20,7 @@ from .optim import setup_torch
 from .progress import ProgressBar
 from .randomise import randomisation
 from .runs import RunFolder
+from .scale.ray_env import environments
 from .statistics import Interval, paired_difference, wilson
 from .tasks import task_of_checkpoint
 from .video import film
@@ -125,7 +126,7 @@ def evaluation_env(whole: Config, task: TaskConfig, spec: PolicySpec, envs: int)
         randomise=randomisation(whole.randomise, config.randomise),
         limits=spec.action.limits,
     )
-    env = make_env(task.simulator, request)
+    env = environments(whole.cluster, task.simulator, request)
     try:
         require_match(spec, env.observation, env.action, "simulator")
     except UserError:

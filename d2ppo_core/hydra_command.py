@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_launcher import BasicLauncherConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -25,6 +26,8 @@ from .errors import UserError
 
 CONF = str(Path(__file__).parent / "conf")
 ConfigStore.instance().store(name="schema", node=schema.Config)
+# Hydra's own launcher composes the jobs of a sweep also where Ray runs them (scale/sweep.py).
+ConfigStore.instance().store(group="hydra/launcher", name="ray", node=BasicLauncherConf)
 
 
 def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.Config], Any]) -> Command:
@@ -40,10 +43,12 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
                 arguments.append(f"run_dir=runs/{name}-sweep")
         swept = {a.partition("=")[0] for a in arguments if re.search(r"=.*(,|range\(|choice\(|glob\()", a)}
         mistakes: list[UserError] = []
+        for_ray: list[schema.Config] = []
 
         def job(config: Any) -> None:
             try:
-                main(typed(config, swept))
+                ready = typed(config, swept)
+                for_ray.append(ready) if _on_ray() else main(ready)
             except UserError as error:  # raised below: inside, Hydra would print a heading of its own
                 mistakes.append(error)
 
@@ -53,11 +58,25 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
             hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as error:
             raise UserError(f"{explain(error)}; `d2ppo {name} --help` lists every option") from error
+        if for_ray and not mistakes:
+            from .scale.sweep import run_jobs
+
+            mistakes += run_jobs(main, for_ray)
         if mistakes:
             raise mistakes[0]
         return 0
 
     return Command(summary, run)
+
+
+def _on_ray() -> bool:
+    """Whether this is a job of a sweep with hydra/launcher=ray."""
+    hydra_config = HydraConfig.get()
+    return _is_sweep(hydra_config) and hydra_config.runtime.choices["hydra/launcher"] == "ray"
+
+
+def _is_sweep(hydra_config: Any) -> bool:
+    return hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN"
 
 
 def typed(config: Any, swept: set[str]) -> schema.Config:
@@ -66,7 +85,7 @@ def typed(config: Any, swept: set[str]) -> schema.Config:
     if result.resume and result.overwrite:
         raise UserError("resume=true and overwrite=true exclude one another; give only one of them")
     hydra_config = HydraConfig.get()
-    if hydra_config.mode is not None and hydra_config.mode.name == "MULTIRUN":
+    if _is_sweep(hydra_config):
         chosen = [o for o in hydra_config.overrides.task if o.partition("=")[0] in swept]
         result.run_dir = str(Path(result.run_dir) / (",".join(chosen).replace("/", "_") or str(hydra_config.job.num)))
     return result
@@ -101,14 +120,14 @@ def help_text(name: str, summary: str, example: str) -> str:
         lines += _describe(field_name, getattr(config, field_name), _help_of(schema.Config, field_name))
     groups = [
         f"  {group}={'|'.join(_choices(group))}"
-        for group in ("task", "policy", "dispersive", "algorithm", "randomise", "experiment")
+        for group in ("task", "policy", "dispersive", "algorithm", "randomise", "rollout", "experiment")
     ]
     return (
         f"d2ppo {name}: {summary}\n\nexample:\n  {example}\n\ngroups to choose from (files in conf/):\n"
         + "\n".join(groups)
         + "\n\noptions, as key=value (default in brackets):\n"
         + "\n".join(lines)
-        + "\n\nSeveral runs at once: -m seed=0,1,2 (each gets its own folder under run_dir)."
+        + "\n\nSeveral runs: -m seed=0,1,2 (each gets its own folder under run_dir); side by side: hydra/launcher=ray."
         "\nShow the whole configuration without running: --cfg job"
     )
 

@@ -60,7 +60,7 @@ class RunFolder:
         """A resumed run must be the same run: only where it lives and how it is watched may change."""
         before = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
         now = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
-        free = {"run_dir", "resume", "overwrite", "wandb"}
+        free = {"run_dir", "resume", "overwrite", "wandb", "cluster"}
         changed = [k for k in now if k not in free and before.get(k) != now[k]]  # type: ignore[union-attr]
         if changed:
             raise UserError(

@@ -135,7 +135,7 @@ install_packages() {
     pip_install "build tools" --requirement requirements-build.txt
     # Before all that depends on it: a later step must find torch there, not choose another build of it.
     pip_install torch "${exact[@]}" "$(grep '^torch==' constraints.txt)"
-    pip_install "the other packages and d2ppo itself" "${exact[@]}" --editable '.[sim,trials,robot,standin,dev]'
+    pip_install "the other packages and d2ppo itself" "${exact[@]}" --editable '.[sim,trials,robot,standin,ray,dev]'
     pip_install robosuite "${exact[@]}" --no-deps --requirement requirements-robosuite.txt
 }
 

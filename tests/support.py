@@ -1,13 +1,17 @@
-"""Small demonstrations of the toy task, and a way to run commands as a user does."""
+"""Small demonstrations of the toy task, a way to run commands as a user does, and the comparison of two runs."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import torch
 
+from d2ppo_core.checkpoint import read_policy
 from d2ppo_core.data.robomimic import Episode
 
 ENV_ARGS = {"env_name": "Reach", "env_version": "1", "type": 1, "env_kwargs": {"control_freq": 20, "simulator": "toy"}}
@@ -52,3 +56,27 @@ def d2ppo(*arguments: str, check: bool = True, **environment: str) -> subprocess
     )
     assert not check or result.returncode == 0, result.stderr
     return result
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """Same contract but for the metrics' wall-clock, same tensors bit for bit, same metrics."""
+    (spec_left, parts_left), (spec_right, parts_right) = (
+        read_policy(left / "policy.safetensors"),
+        read_policy(right / "policy.safetensors"),
+    )
+    specs = [spec.model_dump() for spec in (spec_left, spec_right)]
+    for spec in specs:
+        spec["provenance"].pop("code_version")  # says whether the checkout has changed meanwhile
+        spec["provenance"].pop("dataset")
+    assert specs[0] == specs[1]
+    for part, tensors in parts_left.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, parts_right[part][name]), f"{part}.{name} differs"
+    lines = [
+        [
+            {k: v for k, v in line.items() if k != "seconds"}
+            for line in map(json.loads, (p / "metrics.jsonl").read_text().splitlines())
+        ]
+        for p in (left, right)
+    ]
+    assert lines[0] == lines[1]

@@ -141,11 +141,22 @@ class TrainConfig:
 class RolloutConfig:
     envs: int = option(50, "N, environments stepped in parallel")
     chunks: int = option(300, "T, action chunks each environment takes in an iteration")
-    workers: int = option(0, "processes (native: threads) that step them; 0: one for each core")
+    workers: int = option(0, "processes (native: threads; Ray: actors) that step them; 0: one a core")
     max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
     terminate_at_success: bool = option(False, "end an episode at its first success (else the reward keeps flowing)")
     randomise: bool = option(True, "apply the terms of domain randomisation, where there are any")
     reset_each_iteration: bool = option(True, "start new episodes at each iteration (else only after a resume file)")
+
+
+@dataclass
+class ClusterConfig:
+    kind: str = option("local", "local | ray: where environments are stepped, as `rollout=` chooses")
+    address: str = option(
+        "", "Ray cluster to join: auto (the one this machine is in) or HOST:PORT; empty: one is started for the run"
+    )
+    losses: int = option(3, "times in a row that lost Ray actors are replaced before the run is given up")
+    job_cpus: int = option(1, "hydra/launcher=ray: CPUs that a job reserves; with threads=0 also its threads")
+    job_gpus: float = option(0.0, "hydra/launcher=ray: GPUs that a job reserves; 0.5: two share one; 0: none is seen")
 
 
 @dataclass
@@ -206,7 +217,7 @@ class EvaluationConfig:
         1_000_000, "the seeds are first_seed, first_seed + 1, ...; training never draws from there"
     )
     envs: int = option(50, "episodes run in parallel")
-    workers: int = option(0, "processes (native: threads) that step them; 0: one for each core")
+    workers: int = option(0, "processes (native: threads; Ray: actors) that step them; 0: one a core")
     max_episode_steps: int = option(0, "overrides the task's time limit; 0: the task's own")
     success: Success = option(Success.any_step, "any_step | full_chunk (published: every step of some chunk)")
     weights: str = option("", "ema | raw: overrides which weights act; empty: what the checkpoint says")
@@ -295,6 +306,7 @@ class Config:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     demos: DemosConfig = field(default_factory=DemosConfig)
     randomise: RandomiseConfig = field(default_factory=RandomiseConfig)
@@ -336,12 +348,13 @@ PARTS: dict[str, tuple[str, ...]] = {
         "data",
         "algorithm",
         "rollout",
+        "cluster",
         "evaluation",
         "randomise",
         "limits",
         "minibatch",
         "truncation",
     ),
-    "evaluate": ("simulator", "checkpoint", "baseline", "evaluation", "randomise", "limits"),
+    "evaluate": ("simulator", "checkpoint", "baseline", "evaluation", "cluster", "randomise", "limits"),
 }
 """Which parts of `Config` each command reads, besides seed, device, threads, run_dir, resume, overwrite, wandb."""

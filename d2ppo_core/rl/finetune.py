@@ -11,7 +11,7 @@ from torch import nn
 from ..checkpoint import load_resume, save_policy, save_resume
 from ..conf.schema import Config, TaskConfig, Truncation
 from ..contract import require_match
-from ..envs import VectorEnv, make_env
+from ..envs import VectorEnv
 from ..errors import UserError
 from ..evaluate import evaluate, evaluation_env, evaluation_seeds
 from ..inference import Actor
@@ -20,6 +20,7 @@ from ..optim import finite, learning_rate, set_learning_rate, setup_torch
 from ..policies.base import Policy
 from ..progress import ProgressBar
 from ..runs import RunFolder
+from ..scale.ray_env import environments
 from ..statistics import wilson
 from ..tasks import validated
 from ..version import code_version
@@ -38,7 +39,7 @@ def main(config: Config) -> None:
     check_minibatch(config, policy.spec.sampler.finetuned_steps)
     critic = fresh_critic(policy, config).to(device)
     with RunFolder(config, "finetune") as run:
-        env = make_env(task.simulator, rollout_request(config, task, policy))
+        env = environments(config.cluster, task.simulator, rollout_request(config, task, policy))
         try:
             require_match(policy.spec, env.observation, env.action, "simulator")
             if config.scratch:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from d2ppo_core.contract import ActionSpec, LowDim, ObservationSpec, SimulatorSpec
-from d2ppo_core.envs import EnvRequest, RawObservation, Step
+from d2ppo_core.envs import EnvRequest, RawObservation, Step, require_finite
 from d2ppo_core.errors import UserError
 
 from .episode import Observation, Outcome
@@ -100,8 +100,6 @@ class ReachVectorEnv:
 
     def step(self, envs: Sequence[int], chunks: np.ndarray) -> Step:
         """See `VectorEnv.step`."""
-        from .vector import require_finite
-
         rows, chunks = np.asarray(envs), np.asarray(chunks, dtype=np.float64)
         if chunks.ndim != 3 or chunks.shape[0] != len(rows) or chunks.shape[2] != 2:
             raise ValueError(f"chunks {chunks.shape} do not fit ({len(rows)}, Ta, 2)")

@@ -14,7 +14,7 @@ import numpy as np
 
 from d2ppo_core.action import apply_limits
 from d2ppo_core.contract import Camera
-from d2ppo_core.envs import EnvRequest, RawObservation, Step
+from d2ppo_core.envs import EnvRequest, RawObservation, Step, require_finite
 from d2ppo_core.errors import UserError
 
 from .episode import ChunkResult, Episode, Observation, Simulation, specs
@@ -158,16 +158,6 @@ class PooledVectorEnv:
     def close(self) -> None:
         """See `VectorEnv.close`."""
         self._pool.close()
-
-
-def require_finite(chunks: np.ndarray, envs: Sequence[int]) -> None:
-    """Refuse actions that are not numbers, before any environment moves."""
-    bad = [envs[i] for i in np.flatnonzero(~np.isfinite(chunks).all(axis=(1, 2)))]
-    if bad:
-        raise UserError(
-            f"the policy produced NaN or infinity for environment {bad[0]} ({len(bad)} of {len(envs)}); "
-            "it has diverged: lower the learning rate, or go back to an earlier checkpoint"
-        )
 
 
 def _stack(rows: list[Observation]) -> RawObservation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -11,10 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from d2ppo_core.checkpoint import read_policy
-from support import command, d2ppo
+from support import assert_same_run, command, d2ppo
 
 PRETRAIN = (
     "task=reach",
@@ -50,30 +47,6 @@ def kill_until_done(arguments: tuple[str, ...], run_dir: Path, seed: int) -> int
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors.decode()
         return kills
-
-
-def assert_same_run(left: Path, right: Path) -> None:
-    """Same contract but for the metrics' wall-clock, same tensors bit for bit, same metrics."""
-    (spec_left, parts_left), (spec_right, parts_right) = (
-        read_policy(left / "policy.safetensors"),
-        read_policy(right / "policy.safetensors"),
-    )
-    specs = [spec.model_dump() for spec in (spec_left, spec_right)]
-    for spec in specs:
-        spec["provenance"].pop("code_version")  # says whether the checkout has changed meanwhile
-        spec["provenance"].pop("dataset")
-    assert specs[0] == specs[1]
-    for part, tensors in parts_left.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, parts_right[part][name]), f"{part}.{name} differs"
-    lines = [
-        [
-            {k: v for k, v in line.items() if k != "seconds"}
-            for line in map(json.loads, (p / "metrics.jsonl").read_text().splitlines())
-        ]
-        for p in (left, right)
-    ]
-    assert lines[0] == lines[1]
 
 
 def test_pretraining_killed_and_resumed_is_bit_identical(reach_file: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from d2ppo_core.action import apply_limits
-from d2ppo_core.envs import EnvRequest, RawObservation, Step
+from d2ppo_core.envs import EnvRequest, RawObservation, Step, require_finite
 from d2ppo_core.errors import UserError
 from d2ppo_core.opengl import choose_backend
 
@@ -18,7 +18,6 @@ from ..graphics import Camera
 from ..painter import SEEN
 from ..pool import cpu_count
 from ..randomise import applied, parse
-from ..vector import require_finite
 from . import layout
 from .compiler import eigen_address, load_core
 from .eyes import Eyes
