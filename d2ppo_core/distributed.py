@@ -129,8 +129,8 @@ def _others_alive() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise UserError(
-            f"another process of this run has ended ({str(error).splitlines()[0]}); the same command with resume=true "
-            "goes on"
+            f"another process of this run does not answer ({str(error).splitlines()[0].split('. ')[0]}); see what it "
+            "said, then go on by the same command with resume=true"
         ) from error
 
 
@@ -174,8 +174,8 @@ def first_to_fail() -> bool:
 
 @functools.cache
 def _board() -> dist.Store:
-    """The key-value store that the processes of a run share."""
+    """The key-value store that the processes of a run share, fresh for each time that torchrun starts them again."""
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UserError(f"WORLD_SIZE is set, but not {', '.join(missing)}; start by torchrun, or unset WORLD_SIZE")
-    return next(dist.rendezvous("env://"))[0]
+    return dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), next(dist.rendezvous("env://"))[0])
