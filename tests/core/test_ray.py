@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from d2ppo_core import cli
+from d2ppo_core.bench.rollout import BASE, cores_needed
 from d2ppo_core.bench.synthetic import can_config, spec_of
 from d2ppo_core.conf.schema import ClusterConfig
 from d2ppo_core.contract import Camera
@@ -169,6 +171,22 @@ def test_fine_tuning_and_its_evaluations_are_the_same(nodes: Any, reach_file: Pa
     there = (f"run_dir={tmp_path / 'there'}", "rollout=ray", f"cluster.address={nodes.address}")
     assert cli.main([*common, *there]) == 0
     assert_same_run(tmp_path / "here", tmp_path / "there")
+
+
+def test_bench_rollout_measures_both(nodes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The toy task, a moment of each; cores needed follow from the rates."""
+    quick = ("--task", "reach", "--envs", "4", "--workers", "1", "2", "--seconds", "0.05", "--learn-chunks", "1")
+    out = tmp_path / "bench.json"
+    assert cli.main(["bench", "rollout", *quick, "--address", nodes.address, "--json", str(out)]) == 0
+    report, printed = json.loads(out.read_text()), capsys.readouterr().out
+    rates = report["rates"]
+    assert list(rates) == [BASE, "local, 1", "local, 2", "Ray, 1", "Ray, 2"] and BASE in printed
+    assert rates[BASE]["times_one_thread"] == 1 and rates["Ray, 1"]["overhead_ms_per_chunk"] > 0
+    learner = report["learner"]
+    cores = cores_needed(60_000, learner["seconds_an_iteration"], rates[BASE]["per_second"], 0.9)
+    assert learner["cores_for_busy_share"]["0.9"] == pytest.approx(cores, abs=0.06)
+    assert cli.main(["bench", "rollout", "--envs", "1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
