@@ -37,9 +37,13 @@ def table(measured: dict[str, Any]) -> str:
     lines = [*HEAD, *(line(row, measured.get(row.name, {"rows": []})["rows"]) for row in ROWS)]
     loads = [entry["load"] for entry in measured.values()]
     if loads:
+        again = sum(int(found["not_counted"]) for entry in measured.values() for found in entry["rows"])
         speeds = [found["speed"] for entry in measured.values() for found in entry["rows"]]
-        lines += ["", f"Struck at {1000 * min(speeds):.0f} to {1000 * max(speeds):.0f} mm/s; two cores, load "
-                  f"{min(loads):.1f} to {max(loads):.1f} (mean of a minute)."]  # fmt: skip
+        lines += [
+            "",
+            f"Struck at {1000 * min(speeds):.0f} to {1000 * max(speeds):.0f} mm/s; two cores, load {min(loads):.1f} to "
+            f"{max(loads):.1f} (mean of a minute); {again} more tries were not counted, because the machine stood still.",
+        ]
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ pytest.importorskip("franky")
 pytestmark = [pytest.mark.graph, pytest.mark.faults, pytest.mark.slow]  # timed by wall clocks: run by itself
 
 from d2ppo_core.files import write_json  # noqa: E402
+from d2ppo_ros.records import SECOND  # noqa: E402
 from d2ppo_ros.robot.driver import Phase  # noqa: E402
 from robot_guarded import GuardedRig, guarded_rig  # noqa: E402
 from robot_rig import SIDEWAYS  # noqa: E402
@@ -27,6 +28,7 @@ from robot_rows import ROWS, Row  # noqa: E402
 HOST = f"127.0.{100 + os.getpid() % 100}.20"
 TIMES = int(os.environ.get("D2PPO_TIMES", "20"))
 STRAY = 0.002  # m that an arm may creep after it was stopped
+STALLED = 0.05  # s: a cycle of the servo loop that comes so much late is the machine's doing
 
 
 @pytest.fixture(scope="module")
@@ -68,14 +70,26 @@ def stays_stopped(rig: GuardedRig) -> None:
     assert rig.stopped().distance < STRAY
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_it_comes_to_rest_in_time_again_and_again(rig: GuardedRig, row: Row) -> None:
-    rows = []
-    for _ in range(TIMES):
+def counted(rig: GuardedRig, row: Row, patience: int = 10) -> tuple[dict[str, float], int]:
+    """As expected, or it fails. And how many were not counted, because the machine itself stood still meanwhile."""
+    for again in range(patience + 1):
+        rig.driver.late = 0
         try:
-            rows.append(provoke(rig, row))
+            return provoke(rig, row), again
+        except AssertionError:
+            if again == patience or rig.driver.late < STALLED * SECOND or "stands still" in row.name:
+                raise
         finally:
             rig.mend()
+    raise RuntimeError("unreachable")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_it_comes_to_rest_in_time_again_and_again(rig: GuardedRig, row: Row) -> None:
+    rows: list[dict[str, float]] = []
+    for _ in range(TIMES):
+        found, again = counted(rig, row)
+        rows.append(found | {"not_counted": again})
         write_down(row.name, rows)
 
 
