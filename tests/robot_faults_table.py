@@ -42,7 +42,7 @@ def table(measured: dict[str, Any]) -> str:
         lines += [
             "",
             f"Struck at {1000 * min(speeds):.0f} to {1000 * max(speeds):.0f} mm/s; two cores, load {min(loads):.1f} to "
-            f"{max(loads):.1f} (mean of a minute); {again} more tries were not counted, because the machine stood still.",
+            f"{max(loads):.1f} (mean of a minute); {again} more tries not counted, the machine stood still.",
         ]
     return "\n".join(lines)
 
