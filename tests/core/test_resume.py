@@ -69,6 +69,7 @@ def test_pretraining_killed_and_resumed_is_bit_identical(reach_file: Path, tmp_p
                 "algorithm.sampling_std_final=0.05",
             ),
             id="episodes carried over, annealing",
+            marks=pytest.mark.slow,
         ),
     ],
 )
