@@ -57,11 +57,15 @@ class RunFolder:
         write_text(self.path / "config.yaml", text)
 
     def _require_same(self, config: Config) -> None:
-        """A resumed run must be the same run: only where it lives and how it is watched may change."""
+        """A resumed run must be the same run: only where it lives, who steps it and how it is watched may change."""
         before = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
         now = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
         free = {"run_dir", "resume", "overwrite", "wandb", "cluster"}
-        changed = [k for k in now if k not in free and before.get(k) != now[k]]  # type: ignore[union-attr]
+        changed = [
+            k
+            for k in now  # type: ignore[union-attr]
+            if k not in free and _settings(before.get(k)) != _settings(now[k])  # type: ignore[union-attr]
+        ]
         if changed:
             raise UserError(
                 f"{self.path} was started with other settings of {', '.join(changed)}; resume with the same settings "
@@ -127,6 +131,11 @@ class RunFolder:
         self._metrics.close()
         if self._writers is not None:
             self._board.close()
+
+
+def _settings(section: Any) -> Any:
+    """A section of the configuration without its number of workers, on which no result depends."""
+    return {k: v for k, v in section.items() if k != "workers"} if isinstance(section, dict) else section
 
 
 def _wandb_writer(project: str, path: Path) -> Any:
