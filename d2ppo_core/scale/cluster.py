@@ -25,14 +25,15 @@ STORE_BYTES = 128 << 20  # of shared memory, for answers beyond 100 kB: pictures
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # actors see no GPU; stated, Ray does not warn that this may change
-    # Ray ends a process whose head is gone for a minute, without a word to us. We look ourselves, and say what to do.
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "3600",
 }
+# Ray ends a process whose head is gone for a minute, without a word to us. We look ourselves, and say what to do. Not
+# with a cluster of our own, whose processes would inherit it.
+PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": "3600"}
 
 
-def import_ray() -> Any:
-    """The library, told to send no statistics home."""
-    for name, value in ENVIRONMENT.items():
+def import_ray(joining: bool = False) -> Any:
+    """The library, told to send no statistics home; `joining`: a cluster that others started."""
+    for name, value in (ENVIRONMENT | (PATIENCE if joining else {})).items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -50,7 +51,7 @@ class Cluster:
 
     def __init__(self, config: ClusterConfig, workers: int = 0) -> None:
         """Join `config.address`, or start a cluster with a CPU for each of `workers` and at least for each core."""
-        self._ray = import_ray()
+        self._ray = import_ray(joining=bool(config.address))
         if Cluster._held == 0:
             Cluster._found = self._ray.is_initialized()
             if not Cluster._found:
