@@ -25,7 +25,7 @@ class Row:
     """One fault.
 
     Attributes:
-        said: what the reason must contain.
+        said: what the reason must contain, or with | several of which one.
         rest: s of robot time within which the arm is at rest; 0: it goes on.
         settings: of the monitor, where they differ.
     """
@@ -98,7 +98,8 @@ ROWS = [
     Row("blow of 37 N, 30 ms", "driver, 35 N: the motion ends inside the robot's 1 kHz loop", "a force stopped it",
         HOLDS, push(37.0, 0.03, axis=1)),
     Row("push of 60 N, 0.3 s", "the robot's own reflex at 40 N", "cartesian_reflex", 0.3 + HOLDS, push(60.0, 0.3)),
-    Row("twist of 9 Nm, 0.3 s", "safety, 8 Nm: latched", "STOPPED torque", 0.3 + HOLDS, push(9.0, 0.3, axis=5)),
+    Row("twist of 9 Nm, 0.3 s", "safety, 8 Nm, or the speed that it gives the hand: latched",
+        "STOPPED torque|STOPPED speed", 0.3 + HOLDS, push(9.0, 0.3, axis=5)),
     Row("no states for 1.6 s", "driver, 0.2 s: it is silent; a new connection", "silent", HOLDS,
         ask("silence", seconds=1.6)),
     Row("connection breaks", "the robot brakes; a new connection", "connection", HOLDS, ask("drop")),

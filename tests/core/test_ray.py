@@ -129,6 +129,7 @@ def test_a_rollout_of_lift_is_the_same_when_an_actor_is_killed_in_its_middle(nod
         there.close()
 
 
+@pytest.mark.slow
 @pytest.mark.sim
 def test_a_lost_node_is_survived_with_pictures_and_noise(nodes: Any) -> None:
     """Its actors go on where there is room, or where there is none: images, randomisation and limits included."""

@@ -52,13 +52,17 @@ def provoke(rig: GuardedRig, row: Row) -> dict[str, float]:
         rig.wait(lambda: rig.driver.hands[0].given_up > given_up)
         rig.wait(lambda: rig.speed() > 0.02)
         return {"speed": speed, "said": time.monotonic() - struck, "rest": 0.0, "distance": 0.0}
-    rig.wait(lambda: row.said in rig.cause)
-    said = time.monotonic() - struck
-    time.sleep(max(0.0, row.rest + 0.5 - said))
+    said = row.said.split("|")
+    try:
+        rig.wait(lambda: any(words in rig.cause for words in said))
+    except AssertionError:
+        raise AssertionError(f"'{rig.cause}' does not say {row.said}") from None
+    after = time.monotonic() - struck
+    time.sleep(max(0.0, row.rest + 0.5 - after))
     stopped = rig.stopped()
     assert stopped.rest < row.rest, f"at rest after {stopped.rest:.3f} s of robot time, not within {row.rest} s"
     stays_stopped(rig)
-    return {"speed": speed, "said": said, **asdict(stopped)}
+    return {"speed": speed, "said": after, **asdict(stopped)}
 
 
 def stays_stopped(rig: GuardedRig) -> None:
