@@ -159,7 +159,7 @@ STATISTICS = (
 
 def draw_features(rows: Sequence[Row], layer: str) -> Draw:
     """Statistics of one layer over training: mean over training seeds, a line for each cell."""
-    names = list(dict.fromkeys(row["cell"] for row in rows))
+    names = _cells(rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, len(STATISTICS))
@@ -179,7 +179,7 @@ def draw_features(rows: Sequence[Row], layer: str) -> Draw:
 
 def draw_finetuning(rows: Sequence[Row], tasks: Sequence[str]) -> Draw:
     """Success of the training episodes from each initialisation: mean and range over training seeds."""
-    names = list(dict.fromkeys(row["cell"] for row in rows))
+    names = _cells(rows)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)[0]
@@ -195,6 +195,14 @@ def draw_finetuning(rows: Sequence[Row], tasks: Sequence[str]) -> Draw:
         figure.legend(handles, [f"from {label(n, 40)}" for n in names], loc="outside upper left", ncols=2)
 
     return draw
+
+
+def _cells(rows: Sequence[Row]) -> list[str]:
+    """Cells, no dispersion second: so its colour is the same in every figure."""
+    names = list(dict.fromkeys(row["cell"] for row in rows))
+    if len(names) > 1 and names[0].startswith("none"):
+        names[:2] = names[1], names[0]
+    return names
 
 
 def _look(n: int) -> dict[str, Any]:
