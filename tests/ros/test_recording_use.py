@@ -25,10 +25,11 @@ from d2ppo_ros.grid import ObservationGrid
 from d2ppo_ros.recording import export, export_lerobot
 from d2ppo_ros.recording.commands import TRIALS
 from d2ppo_ros.recording.export import Exported
+from d2ppo_ros.recording.observations import Observations
 from d2ppo_ros.recording.reader import Trial
 from d2ppo_ros.recording.replay import PolicyOptions, options_of, replay
 from d2ppo_ros.recording.writer import TrialWriter
-from d2ppo_ros.records import SECOND, ArmState, Command, RobotState, Target
+from d2ppo_ros.records import SECOND, ArmState, ChunkRequest, Command, RobotState, Target
 from d2ppo_sim.toy import Reach
 from trials_support import (
     CAMERA,
@@ -128,6 +129,28 @@ def test_a_lost_observation_is_told(tmp_path: Path, policy: tuple[Path, Actor]) 
     assert "no 'position' within" in result.missing[1]
     assert result.differences == {0: 0.0, 2: 0.0, 3: 0.0}
     assert not result.same(1.0)
+
+
+def test_the_picture_before_is_among_what_the_policy_may_have_seen(tmp_path: Path) -> None:
+    """In real time the recorder may have had a picture that the policy had not; the digest then says which it was."""
+    path = tmp_path / "policy.safetensors"
+    actor = tiny_policy(path, 1, True)
+    folder = recorded(tmp_path, (path, actor), cameras=True)
+
+    def a_step_earlier(message: object, count: int) -> bytes:
+        at = message.header.stamp.sec * SECOND + message.header.stamp.nanosec - SECOND // 20 - 1
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(at, SECOND)
+        return bytes(STORE.serialize_cdr(message, "sensor_msgs/msg/Image"))
+
+    def asked(trial: Trial) -> list[list[dict[str, np.ndarray]]]:
+        observations = Observations(trial, actor.policy.spec.observation, SECOND // 20)
+        requests = list(trial.records(ChunkRequest, "policy/request"))
+        return [observations.at(request.stamp, request.start)[0] for request in requests[1:3]]
+
+    late = Trial(again(folder, tmp_path / "late", "/camera/eye/image", a_step_earlier))
+    for (seen,), candidates in zip(asked(Trial(folder)), asked(late), strict=True):
+        same = [all(np.array_equal(seen[name], one[name]) for name in seen) for one in candidates]
+        assert same == [False, False, True]
 
 
 def test_an_observation_that_the_policy_did_not_see_is_told(tmp_path: Path, policy: tuple[Path, Actor]) -> None:

@@ -114,36 +114,41 @@ class ObservationGrid:
         """Whether `assemble` would answer."""
         return not self.lacking(stamp, start)
 
-    def assemble(self, stamp: int, start: int) -> RawObservation:
+    def assemble(self, stamp: int, start: int, back: int = 0) -> RawObservation:
         """What a trial that began at `start` sees at `stamp`: by key (1, To, size), by camera key (1, To, H, W, 3).
+
+        Args:
+            back: pictures that had not arrived yet: each camera's newest so many are passed over.
 
         Raises:
             NotYet: something has not arrived; see `lacking`.
         """
-        found = self._found(stamp, start)
+        found = self._found(stamp, start, back)
         tracks = [*self._keys.values(), *self._cameras.values()]
         return {track.name: np.stack([track[row[track.name]] for row in found])[None] for track in tracks}
 
-    def _found(self, stamp: int, start: int) -> list[dict[str, int]]:
+    def _found(self, stamp: int, start: int, back: int = 0) -> list[dict[str, int]]:
         """For each time of the history, oldest first: by key and camera key, the stamp of the sample to take."""
         newest = max(stamp, start)
         earlier = [max(stamp - back * self.step, start) for back in range(self.spec.history - 1, 0, -1)]
         nearest = self._anchor.nearest
         return [self._row(time, start, lambda t: nearest(t, start)) for time in earlier] + [
-            self._row(newest, start, self._anchor.first)
+            self._row(newest, start, self._anchor.first, back)
         ]
 
     @property
     def _anchor(self) -> Track:
         return self._keys[self.spec.lowdim[0].name]
 
-    def _row(self, time: int, start: int, choose: Callable[[int], int | None]) -> dict[str, int]:
+    def _row(self, time: int, start: int, choose: Callable[[int], int | None], back: int = 0) -> dict[str, int]:
         at = _near(self._anchor, choose(time), time, self.step // 2)
         row = {self._anchor.name: at}
         for track in list(self._keys.values())[1:]:
             row[track.name] = _near(track, track.nearest(at, start), at, self.max_age)
         for track in self._cameras.values():
             newest = track.last(at + self.tolerance, start)
+            for _ in range(back):
+                newest = track.last((newest or start) - 1, start)
             row[track.name] = _near(track, track.first(start) if newest is None else newest, at, self.max_age)
         return row
 

@@ -120,13 +120,13 @@ def read_episode(trial: Trial, spec: PolicySpec, report: Exported, max_age: int)
     start = min([r.start for r in trial.records(ChunkRequest, "policy/request")], default=steps[0][0])
     rows = []
     for stamp, _ in steps:
-        raw, lacking = observations.at(stamp, start)
-        if raw is None:
+        found, lacking = observations.at(stamp, start)
+        if lacking:
             raise UserError(
                 f"{trial.folder}: at {(stamp - start) / SECOND:.3f} s an action was applied, but {lacking}; record "
                 "every control step, or allow older parts by --max-age"
             )
-        rows.append({name: value[0, -1] for name, value in raw.items()})  # [1, 1, ...] -> [...]
+        rows.append({name: value[0, -1] for name, value in found[0].items()})  # [1, 1, ...] -> [...]
     times = [stamp for stamp, _ in steps]
     won = [e.stamp for e in trial.records(EpisodeState, "episode") if e.success]
     rewards = np.array([any(t < w <= t + step for w in won) for t in times], dtype=np.float64)

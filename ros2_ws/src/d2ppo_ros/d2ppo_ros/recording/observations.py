@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from d2ppo_core.envs import RawObservation
 from d2ppo_core.errors import UserError
 
 from ..decoding import picture_of, stamp_of
-from ..grid import ObservationGrid
+from ..grid import NotYet, ObservationGrid
 from ..records import SECOND, RobotState
 from .reader import Recorded, Trial
 
@@ -38,28 +39,37 @@ class Observations:
     """Observations of a trial, asked for in the order of their times.
 
     A lockstep trial has every part under the very same stamp, and that is tried first. Else the parts that had been
-    received by the time when the policy began are used as its node would have used them; the recorder's own delays can
-    then make a difference of one picture.
+    received by the time when the policy began are used as its node would have used them. Recorder and policy do not
+    receive a picture at the same time, so the policy may have looked at the one before, or the next.
     """
 
     def __init__(self, trial: Trial, spec: ObservationSpec, step: int, max_age: int = MAX_AGE) -> None:
         self._exact, self._near = ObservationGrid(spec, step), ObservationGrid(spec, step, max_age)
+        self._later = ObservationGrid(spec, step, max_age)  # knows what came after the policy had begun, too
         self._samples = samples(trial, spec)
         self._next = next(self._samples, None)
-        self._ahead: deque[Sample] = deque()  # known to the exact grid, but not yet to the other one
+        self._ahead: deque[Sample] = deque()  # known to the other grids, but not yet to `_near`
 
-    def at(self, stamp: int, start: int, begun: int = NOT_LATER) -> tuple[RawObservation | None, str]:
-        """What the policy saw at `stamp`, having begun at `begun` (recorder's clock); None and why, if unknown."""
+    def at(self, stamp: int, start: int, begun: int = NOT_LATER) -> tuple[list[RawObservation], str]:
+        """What the policy saw at `stamp`, having begun at `begun` (recorder's clock), the likeliest first.
+
+        None, and why, if it is unknown; several where it may have looked at another picture.
+        """
         while self._next and self._next.stamp < stamp + PATIENCE and not self._exact.ready(stamp, start):
-            _add(self._exact, self._next)
+            for grid in (self._exact, self._later):
+                _add(grid, self._next)
             self._ahead.append(self._next)
             self._next = next(self._samples, None)
         exact = self._exact.ready(stamp, start)
         while self._ahead and (self._ahead[0].received <= begun or not (exact or self._near.ready(stamp, start))):
             _add(self._near, self._ahead.popleft())
-        grid = self._exact if exact else self._near
-        lacking = grid.lacking(stamp, start)
-        return (None, lacking) if lacking else (grid.assemble(stamp, start), "")
+        if exact:
+            return [self._exact.assemble(stamp, start)], ""
+        lacking, found = self._near.lacking(stamp, start), []
+        for grid, back in ((self._near, 0), (self._later, 0), (self._near, 1)):
+            with suppress(NotYet):
+                found.append(grid.assemble(stamp, start, back))
+        return ([], lacking) if lacking else (found, "")
 
 
 def _add(grid: ObservationGrid, sample: Sample) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from d2ppo_core.envs import RawObservation
 from d2ppo_core.errors import UserError
 from d2ppo_core.files import sha256
 from d2ppo_core.inference import Actor, load_policy
+from d2ppo_core.observation import model_observation
 from d2ppo_core.progress import ProgressBar
 
 from ..records import SECOND, Chunk, ChunkRequest
@@ -101,22 +103,29 @@ def _compare(
     if request is None:
         result.missing[chunk.index] = "its request was not recorded"
         return
-    raw, lacking = observations.at(chunk.stamp, request.start, received - chunk.inference)
-    if raw is None:
+    candidates, lacking = observations.at(chunk.stamp, request.start, received - chunk.inference)
+    if lacking:
         result.missing[chunk.index] = lacking
         return
-    shown: list[str] = []
-    actor.watch = lambda observation: shown.append(observation.digest())
+    raw = _seen(actor, candidates, chunk.seen)
+    if raw is None:
+        result.unseen.append(chunk.index)
+        raw = candidates[0]
     again = actor.predict(raw, [request.seed], [request.index], request.prefix, request.frozen)[0]  # [1, H, Da]
     if again.shape != chunk.actions.shape:
         raise UserError(
             f"the policy predicts {again.shape[0]} steps of {again.shape[1]} numbers, the recorded chunk holds "
             f"{chunk.actions.shape[0]} of {chunk.actions.shape[1]}; give the policy that ran"
         )
-    if chunk.seen not in ("", shown[0]):
-        result.unseen.append(chunk.index)
     difference = np.abs(again - chunk.actions).max()
     result.differences[chunk.index] = float("inf") if np.isnan(difference) else float(difference)
+
+
+def _seen(actor: Actor, candidates: list[RawObservation], digest: str) -> RawObservation | None:
+    """The observation whose tensors have the digest that the policy noted; without one the likeliest."""
+    spec = actor.policy.spec.observation
+    fitting = (raw for raw in candidates if digest in ("", model_observation(spec, raw, actor.device).digest()))
+    return next(fitting, None)
 
 
 def options_of(trial: Trial, **given: Any) -> PolicyOptions:
