@@ -42,7 +42,7 @@ class Store:
             if any(path.name != ".lock" for path in self.folder.iterdir()):
                 raise UserError(f"{self.folder} holds something else than a study; choose another --run-dir")
             shutil.copyfile(file, self.folder / "study.yaml")
-            about = {"command": "study", "name": study.name, "digest": digest, "file": str(file)}
+            about = {"command": "study", "name": study.name, "digest": digest}
             write_json(self.folder / "study.json", about | {"code_version": code_version(), "begun": _now()})
         for path in (self.results, self.ledger):
             _drop_torn_line(path)
