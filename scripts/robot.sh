@@ -33,8 +33,11 @@ main() {
         ${extra[@]+"${extra[@]}"} "$pin" 2>"$errors"; then
         stop "installing $pin for the $1 failed: $(grep -i error "$errors" | tail -n 1); check the network (${extra[*]:-the package index}), and that Python is 3.10 to 3.13 on x86_64"
     fi
+    if ! "$python" -m d2ppo_ros.robot.versions "$1" 2>"$errors"; then
+        [[ $1 != panda ]] || stop "franky's own index ($PANDA_INDEX) gave no build for this Python, so the one for an FR3 is installed; check the network, or name a folder of its wheels: make robot ROBOT=panda FRANKY_INDEX=FOLDER"
+        stop "$(sed 's/^d2ppo: //' "$errors")"
+    fi
     rm -f "$errors"
-    "$python" -m d2ppo_ros.robot.versions "$1"
 }
 
 main "$@"
