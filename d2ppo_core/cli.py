@@ -15,10 +15,14 @@ from .errors import UserError
 
 @dataclass(frozen=True)
 class Command:
-    """One command: what `d2ppo --help` says of it, and what runs it (argument list in, exit code out)."""
+    """One command: what `d2ppo --help` says of it, and what runs it (argument list in, exit code out).
+
+    `interrupted`: what a person is told who has interrupted it.
+    """
 
     summary: str
     run: Callable[[list[str]], int]
+    interrupted: str = "interrupted"
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,13 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
     # this when torch is loaded, which no command has done yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = sys.argv[1:] if arguments is None else arguments
-    commands = registered()
-    if not arguments or arguments[0] in HELP:
-        print(usage(commands))
-        return 0
-    name, *rest = arguments
+    name, *rest = arguments or ["help"]
     together = int(os.environ.get("WORLD_SIZE") or 1) > 1  # one of the processes that torchrun started
+    commands: dict[str, Command] = {}
     try:
+        commands = registered()  # takes seconds: inside, for whoever thinks better of it meanwhile
+        if name in HELP:
+            print(usage(commands))
+            return 0
         if name not in commands:
             raise UserError(f"there is no command '{name}'; choose one of {', '.join(commands)}")
         if together:
@@ -98,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"d2ppo: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print("d2ppo: interrupted; the same command with resume=true goes on", file=sys.stderr)
+        print(f"d2ppo: {commands[name].interrupted if name in commands else 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output (`| head`) has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -46,4 +46,8 @@ REPORT = Command("one HTML page about one or more runs: success, curves, feature
 INSPECT = Command("what is in a checkpoint, a dataset or a run folder", _later_arguments(".inspect_file"))
 DOCTOR = Command("what this machine can do: GPU, rendering, compiler, versions", _later_arguments(".doctor"))
 BENCH = Command("how fast this machine learns, acts and simulates", _later_arguments(".bench"))
-STUDY = Command("many runs from one file, and one report about them", _later_arguments(".study.command"))
+STUDY = Command(
+    "many runs from one file, and one report about them",
+    _later_arguments(".study.command"),
+    "interrupted; the same command goes on",
+)

@@ -66,7 +66,7 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
             raise mistakes[0]
         return 0
 
-    return Command(summary, run)
+    return Command(summary, run, "interrupted; the same command with resume=true goes on")
 
 
 def _on_ray() -> bool:

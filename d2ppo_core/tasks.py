@@ -40,8 +40,8 @@ def task_of_checkpoint(config: Config, spec: PolicySpec, checkpoint: str) -> Tas
     """The checkpoint's own task; refuses another one given on the command line. Also sets `config.task`."""
     if config.task.name and config.task.name != spec.task:
         raise UserError(
-            f"{checkpoint} is a policy for task '{spec.task}', not '{config.task.name}'; leave task= out or change "
-            "the checkpoint"
+            f"{checkpoint} is a policy for task '{spec.task}', not '{config.task.name}'; leave task= (or "
+            "the experiment= that sets it) out, or change the checkpoint"
         )
     if not config.task.name:
         config.task = load_task(spec.task)

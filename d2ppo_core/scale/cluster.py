@@ -38,7 +38,7 @@ def import_ray(joining: bool = False) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise UserError(f"this needs Ray ({error}); install it by `pip install 'd2ppo[ray]'`") from error
+        raise UserError(f"this needs Ray ({error}); run `make setup`, or `pip install ray`") from error
     return ray
 
 

@@ -217,7 +217,7 @@ def test_without_ray_it_says_what_to_install(
     common = ("finetune", "experiment=debug", "task=reach", "scratch=true", "threads=1", "rollout=ray")
     assert cli.main([*common, f"run_dir={tmp_path / 'run'}"]) == 2
     said = capsys.readouterr().err
-    assert "pip install 'd2ppo[ray]'" in said and said.count("\n") == 1
+    assert "pip install ray" in said and said.count("\n") == 1
 
 
 def test_nothing_imports_ray_before_it_is_asked_for() -> None:

@@ -25,7 +25,8 @@ def require_alone(system: System) -> None:
     command = [sys.executable, "-m", "d2ppo_ros.alone", *(process.name for process in system.processes)]
     answer = subprocess.run(command, check=False, env=system.environment, capture_output=True, text=True)
     if answer.returncode:
-        raise UserError(f"ROS does not start here: {(answer.stderr.strip() or 'no reason given').splitlines()[-1]}")
+        why = (answer.stderr.strip() or "no reason given").splitlines()[-1]
+        raise UserError(f"ROS does not start here ({why}); run `make ros`, or source ROS's setup file (docs/ros.md)")
     if found := answer.stdout.split():
         domain = system.environment.get("ROS_DOMAIN_ID", "0")
         raise UserError(
