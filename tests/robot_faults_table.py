@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from robot_rows import ROWS, Row
+from robot_rows import DIES, OTHERS, ROWS, Row
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "robot.md"
 BEGIN, END = "<!-- faults: python -m robot_faults_table -->", "<!-- end of faults -->"
@@ -20,25 +20,35 @@ HEAD = ["| what happens | who reacts | said after (wall) | at rest within | meas
         "|---|---|---|---|---|---|---|"]  # fmt: skip
 
 
+def spread(rows: list[dict[str, float]], name: str, scale: float, unit: str) -> str:
+    """Median, and the largest in brackets."""
+    values = scale * np.array([found[name] for found in rows if name in found])
+    return f"{np.median(values):.3g} ({values.max():.3g}) {unit}" if len(values) else "–"
+
+
 def line(row: Row, rows: list[dict[str, float]]) -> str:
-    """One row; medians, and the largest in brackets."""
-
-    def spread(name: str, scale: float, unit: str) -> str:
-        values = scale * np.array([found[name] for found in rows])
-        return f"{np.median(values):.3g} ({values.max():.3g}) {unit}" if rows else "–"
-
+    """One row of `ROWS`."""
     rest = ("goes on", "went on", "–") if not row.rest else (
-        f"{row.rest:.1f} s", spread("rest", 1, "s"), spread("distance", 1000, "mm"))  # fmt: skip
-    return "| " + " | ".join([row.name, row.reaction, spread("said", 1, "s"), *rest, str(len(rows))]) + " |"
+        f"{row.rest:.1f} s", spread(rows, "rest", 1, "s"), spread(rows, "distance", 1000, "mm"))  # fmt: skip
+    return "| " + " | ".join([row.name, row.reaction, spread(rows, "said", 1, "s"), *rest, str(len(rows))]) + " |"
+
+
+def other_line(name: str, rows: list[dict[str, float]]) -> str:
+    """One row of `OTHERS`."""
+    back = f"back after {spread(rows, 'back', 1, 's')}" if name == DIES else spread(rows, "rest", 1, "s")
+    said, way = spread(rows, "said", 1, "s") if name == DIES else "–", spread(rows, "distance", 1000, "mm")
+    return "| " + " | ".join([name, OTHERS[name], said, "–", back, way, str(len(rows))]) + " |"
 
 
 def table(measured: dict[str, Any]) -> str:
     """The whole table, and under what load it came about."""
     lines = [*HEAD, *(line(row, measured.get(row.name, {"rows": []})["rows"]) for row in ROWS)]
+    lines += [other_line(name, measured.get(name, {"rows": []})["rows"]) for name in OTHERS]
     loads = [entry["load"] for entry in measured.values()]
     if loads:
         again = sum(int(found["not_counted"]) for entry in measured.values() for found in entry["rows"])
-        speeds = [found["speed"] for entry in measured.values() for found in entry["rows"]]
+        struck = [measured[row.name] for row in ROWS if row.name in measured]
+        speeds = [found["speed"] for entry in struck for found in entry["rows"]]
         lines += [
             "",
             f"Struck at {1000 * min(speeds):.0f} to {1000 * max(speeds):.0f} mm/s; two cores, load {min(loads):.1f} to "

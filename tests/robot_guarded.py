@@ -37,6 +37,7 @@ class Stopped:
 
     rest: float  # s
     distance: float  # m from where it was struck to where it was farthest
+    speed: float  # m/s when it was struck
 
 
 class GuardedRig(RobotRig):
@@ -178,14 +179,22 @@ class GuardedRig(RobotRig):
 
     def begin(self) -> None:
         """From now on every millisecond of the robot's time is remembered."""
+        self.given_up = self.driver.hands[0].given_up
         self.control.ask("record")
 
     def stopped(self) -> Stopped:
         """How the arm came to rest since `begin`."""
-        places = np.array(self.control.ask("trace")["rows"])[:, 1:4]
-        fast = np.flatnonzero(np.linalg.norm(places[20:] - places[:-20], axis=1) / 0.020 > STILL)  # over 20 ms
-        rest = 0 if not len(fast) else fast[-1] + 1
-        return Stopped(rest / 1000, float(np.linalg.norm(places[: rest + 20] - places[0], axis=1).max()))
+        return how_it_stopped(np.array(self.control.ask("trace")["rows"]))
+
+
+def how_it_stopped(rows: np.ndarray) -> Stopped:
+    """Of a trace (T, 11), a row each millisecond from when the arm was struck."""
+    places = rows[:, 1:4]
+    speeds = np.linalg.norm(places[20:] - places[:-20], axis=1) / 0.020  # over 20 ms
+    fast = np.flatnonzero(speeds > STILL)
+    rest = 0 if not len(fast) else fast[-1] + 1
+    way = float(np.linalg.norm(places[: rest + 20] - places[0], axis=1).max())
+    return Stopped(rest / 1000, way, float(speeds[0]))
 
 
 @contextmanager

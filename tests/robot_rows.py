@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
-from d2ppo_ros.records import Kind
+from d2ppo_ros.records import Kind, Target
 from robot_guarded import GuardedRig
 from robot_rig import SIDEWAYS
 
@@ -26,7 +27,7 @@ class Row:
 
     Attributes:
         said: what the reason must contain, or with | several of which one.
-        rest: s of robot time within which the arm is at rest; 0: it goes on.
+        rest: s of robot time within which the arm is at rest; 0: it goes on, and `shown` becomes true.
         settings: of the monitor, where they differ.
     """
 
@@ -36,6 +37,7 @@ class Row:
     rest: float
     strike: Callable[[GuardedRig], Any]
     settings: tuple[tuple[str, Any], ...] = ()
+    shown: Callable[[GuardedRig], bool] = lambda rig: True
 
 
 def ask(do: str, **what: Any) -> Callable[[GuardedRig], Any]:
@@ -78,6 +80,14 @@ def toggle(rig: GuardedRig) -> None:
     for n in range(10):
         rig.action = np.append(SIDEWAYS[:6], 1.0 if n % 2 else -1.0)
         time.sleep(0.25)
+
+
+def far(rig: GuardedRig) -> None:
+    """One target 3 m to the side."""
+    arm = rig.driver.arms(lambda at: at, 0)[0]
+    quaternion = Rotation.from_matrix(arm.rotation).as_quat()
+    target = Target(arm.position + np.array([0.0, 3.0, 0.0]), quaternion, np.zeros(6), np.zeros(6), 0.0)
+    rig.command({"kind": Kind.POSE, "targets": (target,)})
 
 
 def estop(rig: GuardedRig) -> None:
@@ -138,5 +148,14 @@ ROWS = [
     Row("out of its workspace", "safety, measured 2 cm outside (its box moved away): latched", "STOPPED outside",
         HOLDS, tighten(box_high=[0.8, -0.05, 0.9])),
     Row("hand is stuck", "one command in flight, given up after 2 s; the arm goes on", "", 0.0,
-        both(ask("gripper", stuck=True), toggle)),
+        both(ask("gripper", stuck=True), toggle), shown=lambda rig: rig.driver.hands[0].given_up > rig.given_up),
+    Row("a target 3 m away", "safety leaves of it what 0.25 m/s allow in a step; the arm goes on", "", 0.0, far,
+        shown=lambda rig: rig.monitor.counts["command_speed"] > 0 and rig.speed() < 0.3),
 ]  # fmt: skip
+
+DIES, CLIENT_DIES = "robot dies, and comes back", "client dies (kill -9)"
+OTHERS = {
+    DIES: "driver, 0.2 s: it is silent; connected anew once it is there, and nothing moves",
+    CLIENT_DIES: "the robot brakes after 20 lost commands in a row (from 0.2 m/s here); the next client is taken",
+}
+"""Rows with a stand-in, or a client, of their own."""

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,9 +24,10 @@ pytestmark = [pytest.mark.graph, pytest.mark.faults, pytest.mark.slow]  # timed 
 from d2ppo_core.files import write_json  # noqa: E402
 from d2ppo_ros.records import SECOND  # noqa: E402
 from d2ppo_ros.robot.driver import Phase  # noqa: E402
-from robot_guarded import GuardedRig, guarded_rig  # noqa: E402
-from robot_rig import SIDEWAYS  # noqa: E402
-from robot_rows import ROWS, Row  # noqa: E402
+from d2ppo_ros.robot.pilot import standin  # noqa: E402
+from robot_guarded import GuardedRig, guarded_rig, how_it_stopped  # noqa: E402
+from robot_rig import SIDEWAYS, robot_rig  # noqa: E402
+from robot_rows import CLIENT_DIES, DIES, HOLDS, ROWS, Row  # noqa: E402
 
 HOST = f"127.0.{100 + os.getpid() % 100}.20"
 TIMES = int(os.environ.get("D2PPO_TIMES", "20"))
@@ -44,13 +48,13 @@ def provoke(rig: GuardedRig, row: Row) -> dict[str, float]:
     rig.arm()
     rig.move()
     time.sleep(0.3)  # well under way: some 4 cm/s
-    given_up = rig.driver.hands[0].given_up
     rig.begin()
     speed, struck = rig.speed(), time.monotonic()
     row.strike(rig)
     if not row.rest:
-        rig.wait(lambda: rig.driver.hands[0].given_up > given_up)
+        rig.wait(lambda: row.shown(rig))
         rig.wait(lambda: rig.speed() > 0.02)
+        assert rig.driver.phase is Phase.DRIVING
         return {"speed": speed, "said": time.monotonic() - struck, "rest": 0.0, "distance": 0.0}
     said = row.said.split("|")
     try:
@@ -62,7 +66,7 @@ def provoke(rig: GuardedRig, row: Row) -> dict[str, float]:
     stopped = rig.stopped()
     assert stopped.rest < row.rest, f"at rest after {stopped.rest:.3f} s of robot time, not within {row.rest} s"
     stays_stopped(rig)
-    return {"speed": speed, "said": after, **asdict(stopped)}
+    return asdict(stopped) | {"speed": speed, "said": after}
 
 
 def stays_stopped(rig: GuardedRig) -> None:
@@ -95,6 +99,51 @@ def test_it_comes_to_rest_in_time_again_and_again(rig: GuardedRig, row: Row) -> 
         found, again = counted(rig, row)
         rows.append(found | {"not_counted": again})
         write_down(row.name, rows)
+
+
+def test_a_robot_that_dies_and_comes_back() -> None:
+    rows: list[dict[str, float]] = []
+    host = HOST.replace(".20", ".21")
+    with ExitStack() as stack:
+        rig = stack.enter_context(robot_rig(host, stack.enter_context(standin(host=host)), grip_timeout=2.0))
+        for _ in range(TIMES):
+            rig.arm()
+            rig.move()
+            speed, before = rig.speed(), rig.driver.clients[0].connections
+            subprocess.run(["pkill", "-9", "-f", f"host={host}"], check=True)
+            said = rig.wait(lambda: "silent" in rig.fault or "connection" in rig.fault)
+            rig.control = stack.enter_context(standin(host=host))
+            back = rig.wait(lambda before=before: rig.driver.clients[0].connections > before and not rig.fault, 15.0)
+            time.sleep(0.3)  # safety goes on saying ARMED, the executor goes on commanding
+            assert rig.driver.phase is not Phase.DRIVING and rig.speed() < 0.005
+            rows.append({"speed": speed, "said": said, "back": back, "not_counted": 0})
+            write_down(DIES, rows)
+
+
+def test_a_client_that_dies() -> None:
+    script = (
+        "import franky, time\n"
+        f"r = franky.Robot('{HOST.replace('.20', '.22')}', realtime_config=franky.RealtimeConfig.Ignore)\n"
+        "r.recover_from_errors()\n"
+        "t = franky.CartesianImpedanceTracker(r)\n"
+        "t.set_target(r.state.O_T_EE * franky.Affine([0.3, 0, 0]))\n"
+        "print('driving', flush=True)\ntime.sleep(60)"
+    )
+    rows: list[dict[str, float]] = []
+    with standin(host=HOST.replace(".20", ".22")) as control:
+        for _ in range(TIMES):
+            client = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+            assert client.stdout is not None and client.stdout.readline() == "driving\n"
+            time.sleep(0.1)
+            control.ask("record")
+            client.kill()
+            client.wait()
+            time.sleep(0.5)
+            stopped = how_it_stopped(np.array(control.ask("trace")["rows"]))
+            assert stopped.rest < HOLDS and control.ask("state")["mode"] != "move"
+            rows.append({"speed": stopped.speed, "said": 0.0, "rest": stopped.rest, "distance": stopped.distance,
+                         "not_counted": 0})  # fmt: skip
+            write_down(CLIENT_DIES, rows)
 
 
 def write_down(name: str, rows: list[dict[str, float]]) -> None:
