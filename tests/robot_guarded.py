@@ -167,10 +167,7 @@ class GuardedRig(RobotRig):
     def mend(self) -> None:
         """Everything as at the start."""
         self.walk, self.late, self.stall, self.alive, self.pressed = None, 0.0, 0.0, True, None
-        for request, what in (("user_stop", {"on": False}), ("recovery", {"answer": "ok"}), ("deaf", {"on": False}),
-                              ("version", {"version": 0}), ("success", {"rate": 1.0}), ("gripper", {"stuck": False}),
-                              ("force", {"wrench": [0] * 6, "seconds": 0})):  # fmt: skip
-            self.control.ask(request, **what)
+        self.take_out()
         self.disarm()
         self.control.ask("place", q=READY)
         self.guard()

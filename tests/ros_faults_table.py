@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from fault_files import put_table
 from ros_faults import FAULTS, SLACK, Fault
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "safety.md"
-BEGIN, END = "<!-- faults: python -m ros_faults_table -->", "<!-- end of faults -->"
+BEGIN = "<!-- faults: python -m ros_faults_table -->"
 HEAD = ["| fault | who reacts | at rest within | measured | latched within | measured | as | times |",
         "|---|---|---|---|---|---|---|---|"]  # fmt: skip
 
@@ -57,8 +58,7 @@ def table(measured: dict[str, Any]) -> str:
 
 def main() -> None:
     measured = json.loads(Path(sys.argv[1]).read_text())
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(measured)}\n{END}{rest.partition(END)[2]}")
+    put_table(PAGE, BEGIN, table(measured))
 
 
 if __name__ == "__main__":

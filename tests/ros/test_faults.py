@@ -9,7 +9,6 @@ Once each here; `make test-faults` does each 20 times and writes what it measure
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +20,13 @@ pytest.importorskip("rclpy")
 pytest.importorskip("d2ppo_interfaces")
 pytest.importorskip("d2ppo_sim.robosuite_env")  # not robosuite itself: the OpenGL backend is not chosen yet
 
-from d2ppo_core.files import write_json  # noqa: E402
+from fault_files import write_down  # noqa: E402
 from ros_faults import FAULTS, Fault, Outcome, busy, endure, judge  # noqa: E402
 from ros_garbage import survive  # noqa: E402
 from ros_rig import Rig, rig  # noqa: E402
 
 TIMES = 20
+MEASURED = Path(os.environ.get("D2PPO_FAULTS", "runs/faults.json"))
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +50,6 @@ def _expected(fault: Fault, wrong: str, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def write_down(name: str, rows: list[dict]) -> None:
-    """Add what the slow target measured to its file."""
-    path = Path(os.environ.get("D2PPO_FAULTS", "runs/faults.json"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    write_json(path, known | {name: {"load": os.getloadavg()[0], "cores": os.cpu_count(), "rows": rows}})
-
-
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_the_arm_is_at_rest_in_time_and_stays_so(system: Rig, fault: Fault) -> None:
     once(system, fault)
@@ -75,9 +67,10 @@ def test_again_and_again(system: Rig, fault: Fault) -> None:
     for _ in range(TIMES):
         outcome, again = once(system, fault, patience=20)
         rows.append(outcome.row() | {"not_counted": again})
-        write_down(fault.name, rows)
+        write_down(MEASURED, fault.name, rows)
 
 
 @pytest.mark.slow
 def test_garbage_again_and_again(system: Rig) -> None:
-    write_down("garbage on every topic", [survive(system, 50).row() | {"not_counted": 0} for _ in range(TIMES)])
+    rows = [survive(system, 50).row() | {"not_counted": 0} for _ in range(TIMES)]
+    write_down(MEASURED, "garbage on every topic", rows)

@@ -1,10 +1,9 @@
-"""Everything in `robot_rows.ROWS` at a stand-in, once here (the quick ones) and 20 times by `make test-faults`, which
-writes what it measured (D2PPO_ROBOT_FAULTS, or runs/robot-faults.json) for the table in docs/robot.md.
+"""Everything in `robot_rows` at a stand-in, 20 times each (`make test-faults`; D2PPO_TIMES: another number). It writes
+what it measured (D2PPO_ROBOT_FAULTS, or runs/robot-faults.json) for the table in docs/robot.md.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,16 +20,17 @@ pytest.importorskip("franky_sim", reason="there is no wheel of franky-sim for th
 pytest.importorskip("franky")
 pytestmark = [pytest.mark.graph, pytest.mark.faults, pytest.mark.slow]  # timed by wall clocks: run by itself
 
-from d2ppo_core.files import write_json  # noqa: E402
 from d2ppo_ros.records import SECOND  # noqa: E402
 from d2ppo_ros.robot.driver import Phase  # noqa: E402
 from d2ppo_ros.robot.pilot import standin  # noqa: E402
+from fault_files import write_down  # noqa: E402
 from robot_guarded import GuardedRig, guarded_rig, how_it_stopped  # noqa: E402
 from robot_rig import SIDEWAYS, robot_rig  # noqa: E402
 from robot_rows import CLIENT_DIES, DIES, HOLDS, ROWS, Row  # noqa: E402
 
 HOST = f"127.0.{100 + os.getpid() % 100}.20"
 TIMES = int(os.environ.get("D2PPO_TIMES", "20"))
+MEASURED = Path(os.environ.get("D2PPO_ROBOT_FAULTS", "runs/robot-faults.json"))
 STRAY = 0.002  # m that an arm may creep after it was stopped
 STALLED = 0.05  # s: a cycle of the servo loop that comes so much late is the machine's doing
 
@@ -98,7 +98,7 @@ def test_it_comes_to_rest_in_time_again_and_again(rig: GuardedRig, row: Row) -> 
     for _ in range(TIMES):
         found, again = counted(rig, row)
         rows.append(found | {"not_counted": again})
-        write_down(row.name, rows)
+        write_down(MEASURED, row.name, rows)
 
 
 def test_a_robot_that_dies_and_comes_back() -> None:
@@ -117,7 +117,7 @@ def test_a_robot_that_dies_and_comes_back() -> None:
             time.sleep(0.3)  # safety goes on saying ARMED, the executor goes on commanding
             assert rig.driver.phase is not Phase.DRIVING and rig.speed() < 0.005
             rows.append({"speed": speed, "said": said, "back": back, "not_counted": 0})
-            write_down(DIES, rows)
+            write_down(MEASURED, DIES, rows)
 
 
 def test_a_client_that_dies() -> None:
@@ -143,13 +143,4 @@ def test_a_client_that_dies() -> None:
             assert stopped.rest < HOLDS and control.ask("state")["mode"] != "move"
             rows.append({"speed": stopped.speed, "said": 0.0, "rest": stopped.rest, "distance": stopped.distance,
                          "not_counted": 0})  # fmt: skip
-            write_down(CLIENT_DIES, rows)
-
-
-def write_down(name: str, rows: list[dict[str, float]]) -> None:
-    """Add what was measured to the file."""
-    path = Path(os.environ.get("D2PPO_ROBOT_FAULTS", "runs/robot-faults.json"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    plain = [{key: float(np.round(value, 4)) for key, value in row.items()} for row in rows]
-    write_json(path, known | {name: {"load": os.getloadavg()[0], "cores": os.cpu_count(), "rows": plain}})
+            write_down(MEASURED, CLIENT_DIES, rows)

@@ -37,10 +37,7 @@ def shared() -> Iterator[RobotRig]:
 def rig(shared: RobotRig) -> Iterator[RobotRig]:
     """As after unpacking: idle, connected, nothing wrong."""
     yield shared
-    for request, what in (("user_stop", {"on": False}), ("recovery", {"answer": "ok"}), ("deaf", {"on": False}),
-                          ("version", {"version": 0}), ("success", {"rate": 1.0}), ("gripper", {"stuck": False}),
-                          ("force", {"wrench": [0] * 6, "seconds": 0})):  # fmt: skip
-        shared.control.ask(request, **what)
+    shared.take_out()
     shared.disarm()
     shared.wait(lambda: shared.driver.clients[0].reading is not None and "connection" not in shared.fault)
     if shared.fault:

@@ -130,7 +130,7 @@ class ObservationGrid:
     def _found(self, stamp: int, start: int, back: int = 0) -> list[dict[str, int]]:
         """For each time of the history, oldest first: by key and camera key, the stamp of the sample to take."""
         newest = max(stamp, start)
-        earlier = [max(stamp - back * self.step, start) for back in range(self.spec.history - 1, 0, -1)]
+        earlier = [max(stamp - n * self.step, start) for n in range(self.spec.history - 1, 0, -1)]
         nearest = self._anchor.nearest
         return [self._row(time, start, lambda t: nearest(t, start)) for time in earlier] + [
             self._row(newest, start, self._anchor.first, back)
