@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
@@ -159,13 +160,12 @@ def test_no_package_files_where_ros_or_pytest_would_trip() -> None:
 def test_everything_installed_is_pinned() -> None:
     files = ("constraints.txt", "requirements-build.txt", "requirements-ros.txt")
     pins = {name: pin for file in files for name, pin in pinned(ROOT / file).items()}
-    for distribution in distributions():
+    # Not all of sys.path: once imported, setuptools and Ray have put copies of their own there.
+    for distribution in distributions(path=[sysconfig.get_path("purelib")]):
         name = canonical(distribution.metadata["Name"])
         if name.startswith("d2ppo") or re.match(r"nvidia-|cuda-|triton$", name):  # the CUDA build of torch pins its own
             continue
         if f"ros-{name}" in pins:  # the egg-info that a ROS wheel drops beside its own
-            continue
-        if "_vendor" in str(distribution.locate_file("")):  # setuptools' own copies, once somebody has imported it
             continue
         assert name in pins, f"{name} {distribution.version} is installed, but constraints.txt does not pin it"
         assert distribution.version.split("+")[0] == pins[name], f"{name}: constraints.txt pins another version"
