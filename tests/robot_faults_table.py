@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fault_files import put_table
-from robot_rows import DIES, OTHERS, ROWS, Row
+from robot_rows import CAMERA_ROWS, DIES, OTHERS, ROWS, Row
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "robot.md"
 BEGIN = "<!-- faults: python -m robot_faults_table -->"
@@ -43,12 +43,12 @@ def other_line(name: str, rows: list[dict[str, float]]) -> str:
 
 def table(measured: dict[str, Any]) -> str:
     """The whole table, and under what load it came about."""
-    lines = [*HEAD, *(line(row, measured.get(row.name, {"rows": []})["rows"]) for row in ROWS)]
+    lines = [*HEAD, *(line(row, measured.get(row.name, {"rows": []})["rows"]) for row in (*ROWS, *CAMERA_ROWS))]
     lines += [other_line(name, measured.get(name, {"rows": []})["rows"]) for name in OTHERS]
     loads = [entry["load"] for entry in measured.values()]
     if loads:
         again = sum(int(found["not_counted"]) for entry in measured.values() for found in entry["rows"])
-        struck = [measured[row.name] for row in ROWS if row.name in measured]
+        struck = [measured[row.name] for row in (*ROWS, *CAMERA_ROWS) if row.name in measured]
         speeds = [found["speed"] for entry in struck for found in entry["rows"]]
         lines += [
             "",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -194,12 +194,15 @@ def how_it_stopped(rows: np.ndarray) -> Stopped:
     return Stopped(rest / 1000, way, float(speeds[0]))
 
 
+Rig = TypeVar("Rig", bound=GuardedRig)
+
+
 @contextmanager
-def guarded_rig(host: str) -> Iterator[GuardedRig]:
+def guarded_rig(host: str, kind: type[Rig] = GuardedRig) -> Iterator[Rig]:
     """A rig at a stand-in of its own, with a table."""
     with standin(f"table={TABLE}", host=host) as control:
         driver = robot_driver(host, grip_timeout=2.0, command_stop=0.9, lease=0.2, overrun=0.1)
-        rig = GuardedRig(driver, control)
+        rig = kind(driver, control)
         try:
             yield rig
         finally:

@@ -1,5 +1,6 @@
 """What may go wrong with an arm, each provoked at a stand-in while it moves: franky's exceptions and the checks of the
-safety monitor. What is expected is stated here, before anything is measured. Times of rest are robot time.
+safety monitor, of cameras too. What is expected is stated here, before anything is measured. Times of rest are robot
+time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from d2ppo_ros.records import Kind, Target
+from d2ppo_ros.records import Kind, State, Target
+from robot_eyes import SeeingRig
 from robot_guarded import GuardedRig
 from robot_rig import SIDEWAYS
 
@@ -35,9 +37,9 @@ class Row:
     reaction: str
     said: str
     rest: float
-    strike: Callable[[GuardedRig], Any]
+    strike: Callable[[Any], Any]
     settings: tuple[tuple[str, Any], ...] = ()
-    shown: Callable[[GuardedRig], bool] = lambda rig: True
+    shown: Callable[[Any], bool] = lambda rig: True
 
 
 def ask(do: str, **what: Any) -> Callable[[GuardedRig], Any]:
@@ -96,6 +98,19 @@ def estop(rig: GuardedRig) -> None:
         rig.monitor.stop(time.time_ns(), "emergency stop")
 
 
+def see(**what: Any) -> Callable[[SeeingRig], Any]:
+    """Change what the first camera does from now on."""
+    return lambda rig: [setattr(rig.eyes, name, value) for name, value in what.items()]
+
+
+def wink(rig: SeeingRig) -> None:
+    """The first camera closes its eye for 0.3 s, and is seen to be missed."""
+    rig.eyes.silent = True
+    time.sleep(0.3)
+    assert "HOLD image_age" in rig.cause, rig.cause
+    rig.eyes.silent = False
+
+
 ROWS = [
     Row("reflex", "the robot brakes; latched until recovered", "cartesian_reflex", BRAKES, ask("reflex")),
     Row("reflex of a limit", "the robot brakes; latched until recovered", "joint_velocity_violation", BRAKES,
@@ -152,6 +167,26 @@ ROWS = [
     Row("a target 3 m away", "safety leaves of it what 0.25 m/s allow in a step; the arm goes on", "", 0.0, far,
         shown=lambda rig: rig.monitor.counts["command_speed"] > 0 and rig.speed() < 0.3),
 ]  # fmt: skip
+
+CAMERA_ROWS = [
+    Row("camera is silent", "safety, 0.1 s: held; 0.5 s: latched; the driver opens it anew after 1 s",
+        "STOPPED image_age", 0.1 + HOLDS, see(silent=True)),
+    Row("camera is silent for 0.3 s", "safety, 0.1 s: held; the arm goes on with the next picture", "", 0.0,
+        wink, shown=lambda rig: rig.monitor.state is State.ARMED),
+    Row("pictures 0.3 s late", "safety, 0.1 s: held, latched after 1 s", "STOPPED image_age", 0.1 + HOLDS,
+        see(late=0.3)),
+    Row("the same picture again and again", "safety, 5 in a row: held, latched after 1 s", "STOPPED frozen",
+        0.2 + HOLDS, see(shows=lambda picture: np.full_like(picture, 128))),
+    Row("lens is covered", "safety, 90 % black: held, latched after 1 s", "STOPPED black", 0.1 + HOLDS,
+        see(shows=lambda picture: picture // 64)),
+    Row("camera is blinded", "safety, 90 % saturated: held, latched after 1 s", "STOPPED saturated", 0.1 + HOLDS,
+        see(shows=lambda picture: 255 - picture // 64)),
+    Row("another program sets the exposure", "the driver reads it back; safety: held, latched after 1 s",
+        "STOPPED setup", 0.2 + HOLDS, lambda rig: rig.eyes.expose(15.6)),
+    Row("one camera 80 ms behind the other", "safety, 50 ms: a warning; the arm goes on", "", 0.0, see(late=0.08),
+        settings=(("image_hold", 0.3),), shown=lambda rig: "image_skew" in rig.monitor.warnings),
+]  # fmt: skip
+"""With two software RealSense cameras; what happens to one of them. For a `SeeingRig`."""
 
 DIES, CLIENT_DIES = "robot dies, and comes back", "client dies (kill -9)"
 OTHERS = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -58,6 +60,20 @@ def test_rates_are_of_the_last_seconds() -> None:
         account.take(i if i < 600 else 2 * i - 600, i * 33 * MS)  # in the end every second frame is lost
     rates = account.rates(900 * 33 * MS)
     assert rates.frames == pytest.approx(30.3, abs=0.5) and rates.dropped == pytest.approx(0.5, abs=0.02)
+
+
+def test_rates_may_be_asked_for_while_frames_come() -> None:
+    """The report runs in another thread than the camera."""
+    account, interval = FrameAccount(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor() as pool:
+            taking = pool.submit(lambda: [account.take(number, number * MS) for number in range(20_000)])
+            while not taking.done():
+                account.rates(1)
+            assert all(taking.result()) and account.passed == 20_000
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @unhurried

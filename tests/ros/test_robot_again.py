@@ -18,15 +18,17 @@ import pytest
 
 pytest.importorskip("franky_sim", reason="there is no wheel of franky-sim for this machine")
 pytest.importorskip("franky")
+pytest.importorskip("pyrealsense2")
 pytestmark = [pytest.mark.graph, pytest.mark.faults, pytest.mark.slow]  # timed by wall clocks: run by itself
 
 from d2ppo_ros.records import SECOND  # noqa: E402
 from d2ppo_ros.robot.driver import Phase  # noqa: E402
 from d2ppo_ros.robot.pilot import standin  # noqa: E402
 from fault_files import write_down  # noqa: E402
+from robot_eyes import SeeingRig  # noqa: E402
 from robot_guarded import GuardedRig, guarded_rig, how_it_stopped  # noqa: E402
 from robot_rig import SIDEWAYS, robot_rig  # noqa: E402
-from robot_rows import CLIENT_DIES, DIES, HOLDS, ROWS, Row  # noqa: E402
+from robot_rows import CAMERA_ROWS, CLIENT_DIES, DIES, HOLDS, ROWS, Row  # noqa: E402
 
 HOST = f"127.0.{100 + os.getpid() % 100}.20"
 TIMES = int(os.environ.get("D2PPO_TIMES", "20"))
@@ -41,10 +43,16 @@ def rig() -> Iterator[GuardedRig]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def seeing() -> Iterator[SeeingRig]:
+    with guarded_rig(HOST.replace(".20", ".23"), SeeingRig) as made:
+        yield made
+
+
 def provoke(rig: GuardedRig, row: Row) -> dict[str, float]:
     """One time: under way, struck, what is measured, mended."""
     rig.guard(**dict(row.settings))
-    rig.pressed = True if row.settings else None
+    rig.pressed = True if "operator_stop" in dict(row.settings) else None
     rig.arm()
     rig.move()
     time.sleep(0.3)  # well under way: some 4 cm/s
@@ -94,6 +102,15 @@ def counted(rig: GuardedRig, row: Row, patience: int = 10) -> tuple[dict[str, fl
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_it_comes_to_rest_in_time_again_and_again(rig: GuardedRig, row: Row) -> None:
+    many_times(rig, row)
+
+
+@pytest.mark.parametrize("row", CAMERA_ROWS, ids=lambda row: row.name)
+def test_what_befalls_a_camera_stops_the_arm_again_and_again(seeing: SeeingRig, row: Row) -> None:
+    many_times(seeing, row)
+
+
+def many_times(rig: GuardedRig, row: Row) -> None:
     rows: list[dict[str, float]] = []
     for _ in range(TIMES):
         found, again = counted(rig, row)

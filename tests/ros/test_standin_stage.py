@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,11 +22,12 @@ from d2ppo_core.errors import UserError  # noqa: E402
 from d2ppo_ros import cell  # noqa: E402
 from d2ppo_ros.nodes.standin_stage import StandinStageNode  # noqa: E402
 from d2ppo_ros.robot.pilot import standin  # noqa: E402
-from d2ppo_ros.standin.control import Control  # noqa: E402
+from d2ppo_ros.standin.control import Control, ControlServer  # noqa: E402
 from native_support import native, seed_of  # noqa: E402
 from robot_rig import robot_rig  # noqa: E402
 
 HOST = f"127.0.{100 + os.getpid() % 100}.9"
+LATER = 1409  # a port at which nothing listens yet
 BASE = cell.simulated_bases(1)[0]
 
 
@@ -44,6 +47,19 @@ def stage(control: Control) -> Iterator[StandinStageNode]:
     node.close()
     node.destroy_node()
     rclpy.try_shutdown()
+
+
+def test_a_stand_in_may_begin_to_listen_later() -> None:
+    """Launched together, the stage may be there first."""
+    with ThreadPoolExecutor() as pool:
+        reaching = pool.submit(Control, HOST, LATER, patience=10.0)
+        time.sleep(0.3)
+        assert not reaching.done()
+        server = ControlServer(HOST, LATER, lambda request: {})
+        reaching.result().close()
+        server.close()
+    with pytest.raises(UserError, match="no stand-in listens"):
+        Control(HOST, LATER)
 
 
 def reset(stage: StandinStageNode, seed: int, trial: str = "t") -> StartTrial.Response:

@@ -38,6 +38,10 @@ class StageSettings:
 
     task: str = parameter("lift_image", "whose start states are drawn: a task with one arm and a cube")
     control: str = parameter("127.0.0.2:1400", "where the stand-in takes requests, HOST:PORT")
+    start_patience: float = parameter(
+        30.0, "how long the stand-in may take until it listens: launched together, either may be first", unit="s",
+        low=0.0, high=600.0,
+    )  # fmt: skip
     patience: float = parameter(4.0, "how long a driven arm may take to be let go of", unit="s", low=0.1, high=60.0)
     rate: float = parameter(20.0, "looks at the cube a second", unit="Hz", low=1.0, high=100.0)
 
@@ -60,7 +64,7 @@ class StandinStageNode(Node):
         self._say_episode = speaker(self, Episode, topics.EPISODE, topics.EVERY)
         self.create_service(StartTrial, topics.RESET, self._on_reset)
         self._loop = DeadlineLoop(self.settings.rate, self._look, "look")
-        self._looking = Control(self._host, self._port)
+        self._looking = Control(self._host, self._port, patience=self.settings.start_patience)
         self._loop.start()
 
     def stamp(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass
 
@@ -18,9 +19,12 @@ class Rates:
 
 
 class FrameAccount:
-    """One camera's frames. Numbers count up by one a frame; a gap is frames lost, one that came before is refused."""
+    """One camera's frames. Numbers count up by one a frame; a gap is frames lost, one that came before is refused.
+    Any thread may ask for the rates.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.passed = self.dropped = self.repeated = 0
         self.newest: int | None = None
         self._recent: deque[tuple[int, int]] = deque()  # (ns, frames lost just before), of frames passed on
@@ -42,18 +46,20 @@ class FrameAccount:
         self.newest = number
         self.passed += 1
         self.dropped += lost
-        self._recent.append((now, lost))
+        with self._lock:
+            self._recent.append((now, lost))
         return True
 
     def rates(self, now: int) -> Rates:
         """Over the last `WINDOW`, or since the first frame where that is less."""
-        while self._recent and now - self._recent[0][0] > WINDOW:
-            self._recent.popleft()
+        with self._lock:
+            while self._recent and now - self._recent[0][0] > WINDOW:
+                self._recent.popleft()
+            passed, lost = len(self._recent), sum(lost for _, lost in self._recent)
         if self._begin is None or now <= self._begin:
             return Rates(0.0, 0.0)
-        lost = sum(lost for _, lost in self._recent)
         seconds = min(WINDOW, now - self._begin) / 1e9
-        return Rates(len(self._recent) / seconds, lost / max(1, lost + len(self._recent)))
+        return Rates(passed / seconds, lost / max(1, lost + passed))
 
 
 class Arrivals:

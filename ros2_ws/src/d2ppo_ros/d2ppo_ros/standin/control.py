@@ -11,6 +11,7 @@ import json
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from d2ppo_core.errors import UserError
 
 Answer = dict[str, Any]
 LONGEST = 65536  # bytes of a line
+AGAIN = 0.1  # s between two tries to reach it
 
 
 class ControlServer:
@@ -80,13 +82,25 @@ class ControlServer:
 
 
 class Control:
-    """The other end of the door."""
+    """The other end of the door.
 
-    def __init__(self, host: str, port: int, timeout: float = 10.0) -> None:
-        try:
-            self._socket = socket.create_connection((host, port), timeout)
-        except OSError as error:
-            raise UserError(f"no stand-in listens at {host}:{port} ({error}); start one with standin=true") from error
+    Args:
+        timeout: s that an answer may take.
+        patience: s that a stand-in which is only being started may take until it listens.
+    """
+
+    def __init__(self, host: str, port: int, timeout: float = 10.0, patience: float = 0.0) -> None:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._socket = socket.create_connection((host, port), timeout)
+                break
+            except OSError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(AGAIN)
+                    continue
+                sentence = f"no stand-in listens at {host}:{port} ({error}); start one with standin=true"
+                raise UserError(sentence) from error
         self._lines = self._socket.makefile("rb")
 
     def ask(self, do: str, **what: Any) -> Answer:
