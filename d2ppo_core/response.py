@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from .rotations import rotation_of
+
 KP = 150.0  # 1/s^2, robosuite's default; data recorded with other gains are refused when they are read
 KD = 2 * math.sqrt(KP)  # 1/s, critically damped
 _RATE = math.sqrt(KP)  # w, 1/s
@@ -44,7 +46,7 @@ def advance(motion: Motion, goal_position: np.ndarray, goal_rotation: np.ndarray
 
     With 0 seconds only the acceleration changes: it becomes what the new goal asks for.
     """
-    turn = Rotation.from_matrix(goal_rotation @ motion.rotation.T).as_rotvec()
+    turn = rotation_of(goal_rotation @ motion.rotation.T).as_rotvec()
     error = np.concatenate([motion.position - goal_position, -turn])  # (6,) x - g
     c2 = motion.velocity + _RATE * error
     fade = math.exp(-_RATE * seconds)

@@ -15,9 +15,10 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from d2ppo_interfaces import msg as d2
 from geometry_msgs.msg import Accel, Point, Pose, PoseStamped, Quaternion, Twist, Vector3, Wrench
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, Image, JointState, RegionOfInterest
 from std_msgs.msg import Header, String
+
+from d2ppo_core.rotations import rotation_of
 
 from . import decoding
 from .records import (
@@ -121,7 +122,7 @@ def state_msg(state: RobotState) -> d2.StateVector:
 def arm_msg(arm: ArmState) -> d2.ArmState:
     return d2.ArmState(
         header=header(arm.stamp), q=np.asarray(arm.q, dtype=np.float64), dq=np.asarray(arm.dq, dtype=np.float64),
-        pose=pose_msg(arm.position, Rotation.from_matrix(arm.rotation).as_quat()),
+        pose=pose_msg(arm.position, rotation_of(arm.rotation).as_quat()),
         wrench=Wrench(force=vector(arm.wrench[:3]), torque=vector(arm.wrench[3:])), ok=bool(arm.ok), fault=arm.fault,
     )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError
+from rclpy.context import Context
 from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -46,7 +47,7 @@ def run(make: Callable[[], Node], arguments: list[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 2
     sys.setswitchinterval(SWITCH)
-    executor = _executor(node)
+    executor = SingleThreadedExecutor() if getattr(node, "asks", False) else fastest_executor()
     executor.add_node(node)
     finished = getattr(node, "finished", threading.Event())
     try:
@@ -65,16 +66,16 @@ def run(make: Callable[[], Node], arguments: list[str] | None = None) -> int:
     return int(getattr(node, "code", 0))
 
 
-def _executor(node: Node) -> Executor:
+def fastest_executor(context: Context | None = None) -> Executor:
     """rclpy's EventsExecutor where there is one (from Jazzy on): without a wait set for each message, states at 100 Hz
-    take a third less of a core. It neither goes on with coroutines nor notices what other threads ask for, so nodes
-    that do so (`asks`) get the other one.
+    take a third less of a core. It neither goes on with coroutines nor notices what other threads ask for: nodes that
+    do so (`asks`) need the other one.
     """
     try:
         from rclpy.experimental import EventsExecutor
     except ImportError:
-        return SingleThreadedExecutor()
-    return SingleThreadedExecutor() if getattr(node, "asks", False) else EventsExecutor()
+        return SingleThreadedExecutor(context=context)
+    return EventsExecutor(context=context)
 
 
 def _leave_quickly() -> None:

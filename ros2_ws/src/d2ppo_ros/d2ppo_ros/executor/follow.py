@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from d2ppo_core.action import pose_target
 from d2ppo_core.contract import ActionSpec
 from d2ppo_core.response import Motion, advance, at_rest
+from d2ppo_core.rotations import rotation_of
 
 from ..records import SECOND, ArmState, Chunk, Target
 from .counts import Border, Counts
@@ -100,7 +101,7 @@ class Follower:
         """Every arm's reference as a command."""
         found = []
         for reference, gripper in zip(self.references, self.grippers, strict=True):
-            motion, quaternion = reference.motion, Rotation.from_matrix(reference.motion.rotation).as_quat()
+            motion, quaternion = reference.motion, rotation_of(reference.motion.rotation).as_quat()
             closed = 0.0 if gripper.state is None else gripper.state
             found.append(Target(motion.position, quaternion, motion.velocity, motion.acceleration, closed))
         return tuple(found)
@@ -175,4 +176,4 @@ def _jump(before: Motion, after: Motion, seconds: float) -> tuple[float, float, 
 
 
 def _angle(rotation: np.ndarray) -> float:
-    return float(Rotation.from_matrix(rotation).magnitude())
+    return float(rotation_of(rotation).magnitude())

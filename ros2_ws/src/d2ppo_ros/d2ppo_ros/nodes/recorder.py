@@ -9,15 +9,16 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import queue
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from d2ppo_interfaces.srv import StartRecording
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
@@ -30,7 +31,7 @@ from .. import topics
 from ..parameters import declare
 from ..recording.recorder import Recorder, RecorderSettings, optional, until, wanted
 from ..recording.writer import Topic
-from ..runtime import Listener, run
+from ..runtime import Listener, fastest_executor, run
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -39,6 +40,7 @@ except ImportError:  # Humble
 
 DEPTH = 1000  # messages of a topic that may wait while Python is busy
 IMAGES = 60
+LOOK = 0.02  # s between two looks of the inner node's thread for what it is asked to do
 
 
 class RecorderNode(Node):
@@ -141,25 +143,29 @@ class Intake:
             f"{outer.get_name()}_intake", namespace=outer.get_namespace(), context=outer.context,
             use_global_arguments=False, start_parameter_services=False, enable_rosout=False,
         )  # fmt: skip
-        self._executor = SingleThreadedExecutor(context=outer.context)
+        self._executor = fastest_executor(outer.context)
         self._executor.add_node(self._node)
         self._ended, self.settled = threading.Event(), threading.Event()
+        self._asked: queue.SimpleQueue[tuple[Any, Future[None]]] = queue.SimpleQueue()
         self._subscriptions: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._spin, daemon=True, name="intake")
         self._thread.start()
 
     def _spin(self) -> None:
         while not self._ended.is_set():
-            self._executor.spin_once(timeout_sec=0.1)
+            while not self._asked.empty():
+                work, done = self._asked.get()
+                try:
+                    done.set_result(work())
+                except Exception as error:
+                    done.set_exception(error)
+            self._executor.spin_once(timeout_sec=LOOK)
 
     def _do(self, work: Any) -> None:
         """Have `work()` done by the thread, and wait for it."""
-        done = threading.Event()
-        task = self._executor.create_task(work)
-        task.add_done_callback(lambda _: done.set())
-        done.wait()
-        if task.exception():
-            raise task.exception()
+        done: Future[None] = Future()
+        self._asked.put((work, done))
+        done.result()
 
     def subscribe(self, wanted: dict[str, str], recorder: Recorder, profile: Any) -> None:
         """Listen to every topic and hand its messages to the recorder."""

@@ -17,10 +17,10 @@ from enum import Enum
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from d2ppo_core.action import apply_limits
 from d2ppo_core.contract import ActionSpec
+from d2ppo_core.rotations import rotation_of
 
 from ..records import SECOND, ArmState, Command, Kind, RobotState, State, Target
 from ..safety.kinematics import forward
@@ -275,7 +275,7 @@ class Driver:
                 return None
             points, grips = self._references.points(), self._references.grippers
         targets = tuple(
-            Target(p.position, Rotation.from_matrix(p.rotation).as_quat(), p.twist, np.zeros(6), g)
+            Target(p.position, rotation_of(p.rotation).as_quat(), p.twist, np.zeros(6), g)
             for p, g in zip(points, grips, strict=True)
         )
         about = command or Command(stamp, "", 0, Kind.POSE)

@@ -19,9 +19,12 @@ and gives the sign; the rotation itself is the robot's.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.spatial.transform import Rotation
+
+from d2ppo_core.rotations import rotation_of
 
 FLANGE = 0.107  # m, last link to flange
 HAND_TCP = 0.1034  # m, flange to EE: Franka's hand
@@ -53,7 +56,7 @@ class ArmFrames:
     yaw: float
     tool: float = GRIP_SITE - FLANGE - HAND_TCP
 
-    @property
+    @cached_property
     def turn(self) -> np.ndarray:
         """(3, 3) of the base in the world."""
         return Rotation.from_euler("z", self.yaw).as_matrix()
@@ -84,7 +87,7 @@ class ArmFrames:
 
     def hand_quaternion(self, ee: np.ndarray, q: np.ndarray) -> np.ndarray:
         """right_hand's quaternion (4,) xyzw in the world, with the simulator's sign; ee (4, 4), q (7,) rad."""
-        found = Rotation.from_matrix(self.turn @ ee[:3, :3] @ _EE_TO_HAND).as_quat()
+        found = rotation_of(self.turn @ ee[:3, :3] @ _EE_TO_HAND).as_quat()
         return found if found @ self.chain(q) >= 0 else -found
 
     def chain(self, q: np.ndarray) -> np.ndarray:

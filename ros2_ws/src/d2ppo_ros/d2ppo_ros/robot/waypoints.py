@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from d2ppo_core.rotations import rotation_of
+
 BLEND = 0.01  # s: least time to get to a waypoint, so that one that is due or late is no jump
 GO_ON = 0.03  # s beyond the last waypoint at its velocity: three of the executor's ticks
 FADE = 0.05  # s in which the velocity then falls to zero
@@ -39,7 +41,7 @@ def turned(rotation: np.ndarray, rotvec: np.ndarray) -> np.ndarray:
 
 def turn_between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The world's rotation vector (3,) rad that turns a (3, 3) into b (3, 3)."""
-    return Rotation.from_matrix(b @ a.T).as_rotvec()
+    return rotation_of(b @ a.T).as_rotvec()
 
 
 class Waypoints:

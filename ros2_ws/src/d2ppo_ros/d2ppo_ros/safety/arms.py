@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from d2ppo_core.rotations import rotation_of
+
 from ..records import SECOND, ArmState
 from .checks import Finding, Lasting, Reaction, above
 from .kinematics import LIMITS, forward
@@ -20,7 +22,7 @@ _DAMPING = 1e-3  # of the pseudo-inverse: predicted joint speeds stay finite at 
 
 def angle_between(a: np.ndarray, b: np.ndarray) -> float:
     """rad between two orientations (3, 3)."""
-    return float(Rotation.from_matrix(a @ b.T).magnitude())
+    return float(rotation_of(a @ b.T).magnitude())
 
 
 def well_formed(state: ArmState) -> bool:

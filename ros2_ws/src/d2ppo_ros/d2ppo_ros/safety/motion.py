@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from d2ppo_core.action import apply_limits, pose_target
 from d2ppo_core.contract import ActionSpec
+from d2ppo_core.rotations import rotation_of
 
 from ..records import SECOND, Command, Kind, Target
 from .arms import ArmWatch, angle_between
@@ -158,7 +159,7 @@ class MotionFilter:
         goal = Pose(target.position, target.orientation)
         pose, found = self._guide(base, goal, arm, self._since(stamp)) if self._guided else (goal, [])
         if pose is not goal:
-            turn = Rotation.from_matrix(pose.rotation @ base.rotation.T).as_rotvec()
+            turn = rotation_of(pose.rotation @ base.rotation.T).as_rotvec()
             delta = [(pose.position - base.position) / spec.position_scale, turn / spec.rotation_scale, action[6:]]
             action = apply_limits(np.concatenate(delta), spec)
         return action, pose, findings + found
@@ -187,7 +188,7 @@ class MotionFilter:
             findings += found
             if goal_now is not goal:
                 share = _share(base, goal, goal_now)
-                goal, quaternion = goal_now, Rotation.from_matrix(goal_now.rotation).as_quat()
+                goal, quaternion = goal_now, rotation_of(goal_now.rotation).as_quat()
                 new = replace(new, position=goal.position, quaternion=quaternion,
                               velocity=share * new.velocity, acceleration=share * new.acceleration)  # fmt: skip
         new, found = self._derivatives(i, new, arm, dt)
@@ -232,7 +233,7 @@ class MotionFilter:
         else:
             pose = goal
         shift = pose.position - base.position
-        turn = Rotation.from_matrix(pose.rotation @ base.rotation.T).as_rotvec()
+        turn = rotation_of(pose.rotation @ base.rotation.T).as_rotvec()
         share, finding = self._share_allowed(shift, turn, arm, max(dt, 1) / SECOND)
         if finding is not None:
             findings.append(finding)
