@@ -16,6 +16,7 @@ from d2ppo_core.contract import ActionSpec
 from d2ppo_ros.records import SECOND, ArmState, Command, Kind, State, Target
 from d2ppo_ros.robot.driver import Phase
 from d2ppo_ros.robot.pilot import standin
+from d2ppo_ros.robot.reading import oldest
 from d2ppo_ros.safety.arms import ArmWatch
 from d2ppo_ros.safety.monitor import SafetyMonitor
 from d2ppo_ros.safety.settings import SafetySettings
@@ -113,7 +114,9 @@ class GuardedRig(RobotRig):
         if self.walk is None:
             self._from = None
             return {"kind": Kind.DELTA, "action": self.action}
-        begin, arm = self._from = self._from or (time.monotonic(), self.driver.arms(lambda at: at, 0)[0])
+        driver = self.driver
+        begin, arm = self._from = self._from or (
+            time.monotonic(), driver.arms(driver.readings(), lambda at: at, 0)[0])  # fmt: skip
         place = arm.position + self.walk * (time.monotonic() - begin)
         quaternion, twist = Rotation.from_matrix(arm.rotation).as_quat(), np.concatenate([self.walk, np.zeros(3)])
         return {"kind": Kind.POSE, "targets": (Target(place, quaternion, twist, np.zeros(6), 0.0),)}
@@ -122,11 +125,11 @@ class GuardedRig(RobotRig):
         """Safety's node."""
         while self._running:
             with self.lock:
-                steady, now = time.monotonic_ns(), time.time_ns()
+                steady, now, readings = time.monotonic_ns(), time.time_ns(), self.driver.readings()
                 ahead = now - steady
-                for arm in self.driver.arms(lambda at, ahead=ahead: at + ahead, steady):
+                for arm in self.driver.arms(readings, lambda at, ahead=ahead: at + ahead, steady):
                     self.monitor.on_arm(arm, now)
-                state = self.driver.state(self.driver.newest() + ahead, 0)
+                state = self.driver.state(readings, oldest(readings) + ahead, 0)
                 if state is not None:
                     self.monitor.on_state(state, now)
                 own = self.monitor.tick(now, steady)

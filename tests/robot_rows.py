@@ -86,7 +86,7 @@ def toggle(rig: GuardedRig) -> None:
 
 def far(rig: GuardedRig) -> None:
     """One target 3 m to the side."""
-    arm = rig.driver.arms(lambda at: at, 0)[0]
+    arm = rig.driver.arms(rig.driver.readings(), lambda at: at, 0)[0]
     quaternion = Rotation.from_matrix(arm.rotation).as_quat()
     target = Target(arm.position + np.array([0.0, 3.0, 0.0]), quaternion, np.zeros(6), np.zeros(6), 0.0)
     rig.command({"kind": Kind.POSE, "targets": (target,)})

@@ -40,6 +40,7 @@ class FakeRig:
         self.state, self.reason, self.stopped_at = "READY", "", 0.0
         self.broken = ""  # what loading complains of
         self.slow = 0.0  # s that loading takes
+        self.late = 0.0  # s until a trial that was asked for really begins
         self.cameras = ["wrist"]
         self._over = threading.Event()
 
@@ -55,9 +56,12 @@ class FakeRig:
     def reset(self, seed: int) -> None:
         self.calls.append(("reset", seed))
 
+    def ready(self) -> None:
+        self._over.clear()
+
     def run(self, trial: str, seed: int, elapsed: Callable[[float], None]) -> Ended:
         self.calls.append(("run", (trial, seed)))
-        self._over.clear()
+        time.sleep(self.late)
         elapsed(0.5)
         ended = self._over.wait(self.lasts or 30.0)
         if self.state == "STOPPED":

@@ -112,7 +112,8 @@ def test_a_user_stop_and_a_robot_that_wants_somebody_to_come(rig: RobotRig) -> N
 def test_forces_are_measured_and_end_the_motion_inside_the_robots_loop(rig: RobotRig) -> None:
     rig.arm()
     rig.control.ask("force", wrench=[0, 0, -12.0, 0, 0, 0], seconds=0.6)
-    rig.wait(lambda: rig.driver.arms(lambda at: at, time.monotonic_ns())[0].wrench[2] < -11.0, 0.5)
+    driver = rig.driver
+    rig.wait(lambda: driver.arms(driver.readings(), lambda at: at, time.monotonic_ns())[0].wrench[2] < -11.0, 0.5)
     assert rig.driver.phase is Phase.DRIVING
     time.sleep(0.7)
     rig.control.ask("force", wrench=[0, 37.0, 0, 0, 0, 0], seconds=0.3)  # over ours, below the robot's own
@@ -208,10 +209,10 @@ def pair() -> Iterator[Control]:
 def test_two_arms_move_and_stop_together(pair: Control) -> None:
     with robot_rig(f"{HOST}.8,{HOST}.9", pair, base_position=[0, 0.6, 0, 0, -0.6, 0]) as rig:
         rig.arm()
-        before = rig.driver.state(0, 0).values
+        before = rig.driver.state(rig.driver.readings(), 0, 0).values
         rig.move()
         rig.wait(lambda: rig.speed(1) > 0.02)
-        after = rig.driver.state(0, 0).values
+        after = rig.driver.state(rig.driver.readings(), 0, 0).values
         for number in range(2):
             assert after[f"robot{number}_eef_pos"][1] > before[f"robot{number}_eef_pos"][1]
             assert after[f"robot{number}_gripper_qpos"].shape == (2,)

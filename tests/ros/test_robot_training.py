@@ -60,12 +60,12 @@ def test_the_same_observation_and_the_same_speed_as_in_the_simulator() -> None:
         driver.start()
         try:
             end = time.monotonic() + 10.0
-            while driver.state(0, 0) is None:
+            while driver.state(driver.readings(), 0, 0) is None:
                 assert time.monotonic() < end, driver.fault(time.monotonic_ns())
                 time.sleep(0.01)
             control.ask("place", q=robot.arms()[0].q.tolist())
             time.sleep(0.1)
-            found = driver.state(0, 0).values
+            found = driver.state(driver.readings(), 0, 0).values
             for name in ("robot0_eef_pos", "robot0_eef_quat"):
                 assert np.allclose(found[name], robot.values[name], atol=3e-4), name  # both hold the pose softly
             fingers = "robot0_gripper_qpos"

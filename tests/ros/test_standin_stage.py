@@ -98,6 +98,22 @@ def test_a_lifted_cube_is_a_success_until_the_next_trial(stage: StandinStageNode
     assert stage._episode.trial == "two" and not stage._episode.success
 
 
+def test_a_look_at_the_last_trials_cube_is_no_success_of_the_next(stage: StandinStageNode, control: Control) -> None:
+    """The cube is put back while somebody looks at it."""
+    assert reset(stage, 1, "one").success
+    control.ask("cube", position=[0.0, 0.0, 0.9])
+    asked = stage._looking.ask
+
+    def meanwhile(do: str) -> dict:
+        answer = asked(do)
+        assert reset(stage, 2, "two").success
+        return answer
+
+    stage._looking.ask = meanwhile
+    stage._look()
+    assert stage._episode.trial == "two" and not stage._episode.success
+
+
 def test_a_driven_arm_is_not_moved(stage: StandinStageNode, control: Control) -> None:
     assert reset(stage, 3).success
     with robot_rig(HOST, control, base_position=[*BASE, 0, 0, 0]) as rig:

@@ -93,6 +93,17 @@ def test_a_second_click_does_nothing(desk: Desk) -> None:
     assert desk.phase == "READY"
 
 
+def test_a_trial_may_be_ended_before_it_has_really_begun(desk: Desk, rig: FakeRig) -> None:
+    rig.late = 0.3
+    desk.act("setup", desk.step, {})
+    phase(desk, "READY")
+    desk.act("arm", desk.step, {})
+    desk.act("start", desk.step, {})
+    desk.act("end", desk.step, {})
+    phase(desk, "JUDGE")
+    assert desk.session.trials[-1].ended["reason"] == "cancelled"
+
+
 def test_a_whole_session_says_no_name_before_its_end(tmp_path: Path, rig: FakeRig) -> None:
     desk, shown = make(tmp_path, rig, episodes=2, names=NAMES), []
     rig.broken = ""

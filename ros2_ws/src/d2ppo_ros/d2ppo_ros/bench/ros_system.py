@@ -68,7 +68,7 @@ def _look_on(supervisor: Supervisor, seen: Watched, outcome: Path, seconds: floa
         while not (outcome.exists() or over.wait(LOOK)) and time.monotonic() < deadline:
             pass
         if outcome.exists():
-            processes = {name: process.pid for name, process in supervisor.running.items()}
+            processes = {name: process.pid for name, process in list(supervisor.running.items())}
             _measure(processes, seen, seconds, over)
     finally:
         supervisor.end()

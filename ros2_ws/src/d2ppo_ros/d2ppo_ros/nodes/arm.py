@@ -25,6 +25,7 @@ from ..contracts import RobotContract
 from ..parameters import declare
 from ..records import SECOND, ArmState, Command, RobotState, SafetyReport
 from ..robot.driver import Phase, robot_of
+from ..robot.reading import oldest
 from ..robot.settings import ArmSettings
 from ..robot.stating import contract_of
 from ..runtime import DeadlineLoop, Listener, run, speaker
@@ -118,18 +119,19 @@ class ArmNode(Node):
 
     def _tell(self) -> None:
         """What has been measured since the last time; a silent arm's fault is repeated."""
-        steady, newest, offset = time.monotonic_ns(), self.driver.newest(), self.now() - time.monotonic_ns()
+        steady, readings, offset = time.monotonic_ns(), self.driver.readings(), self.now() - time.monotonic_ns()
+        newest = oldest(readings)
         self._note(self.driver.fault(steady))
         fresh = newest > self._published
         if not fresh and not (self._fault and steady - self._said > REPEAT):
             return
         self._said = steady
-        arms = self.driver.arms((lambda at: at + offset) if fresh else (lambda at: steady + offset), steady)
+        arms = self.driver.arms(readings, (lambda at: at + offset) if fresh else (lambda at: steady + offset), steady)
         for number, arm in enumerate(arms):
             self._say_arm[number](arm)
         if fresh:
             self._published, self._count = newest, self._count + 1
-            state = self.driver.state(newest + offset, self._count)
+            state = self.driver.state(readings, newest + offset, self._count)
             if state is not None:
                 self._trace.mark("state", state.stamp)
                 self._say_state(state)

@@ -189,7 +189,8 @@ class PolicyNode(AutoNode):
                 self._answer(*job)
             except UserError as error:
                 self.get_logger().error(str(error))
-            self._working = None
+            if self._working == _name(job[0]):  # not the next one's, which may wait already
+                self._working = None
 
     def _answer(self, request: ChunkRequest, raw: RawObservation) -> None:
         """One chunk."""

@@ -114,6 +114,7 @@ class StandinStageNode(Node):
 
     def _look(self) -> None:
         """The cube's height decides."""
+        before = self._episode
         try:
             height = self._looking.ask("cube")["position"][2] - cell.SIMULATED_TABLE
         except (UserError, OSError) as error:
@@ -122,8 +123,10 @@ class StandinStageNode(Node):
             self.finished.set()
             raise
         with self._lock:
-            old = self._episode
-            self._episode = replace(old, stamp=self.stamp(), step=old.step + 1, success=old.success or height > LIFTED)
+            if self._episode is not before:  # put back since: that was still the last trial's cube
+                return
+            lifted = before.success or height > LIFTED
+            self._episode = replace(before, stamp=self.stamp(), step=before.step + 1, success=lifted)
             episode: Any = self._episode
         self._say_episode(episode)
 

@@ -83,9 +83,13 @@ class TrialNode(Node):
         self._calls = {name: self.create_client(kind, name) for name, kind in kinds.items()}
         self._server = ActionServer(
             self, RunTrial, topics.RUN_TRIAL, self._execute,
-            goal_callback=lambda goal: GoalResponse.REJECT if self._busy.locked() else GoalResponse.ACCEPT,
+            goal_callback=self._admit,
             cancel_callback=lambda goal: CancelResponse.ACCEPT,
         )
+
+    def _admit(self, goal: RunTrial.Goal) -> GoalResponse:
+        """One at a time; whoever is accepted has the place until `_thread` gives it back."""
+        return GoalResponse.ACCEPT if self._busy.acquire(blocking=False) else GoalResponse.REJECT
 
     def _beat(self) -> None:
         """The executor stops where this falls silent."""
@@ -99,19 +103,20 @@ class TrialNode(Node):
         return await done
 
     def _thread(self, handle: Any, done: Future) -> None:
-        with self._busy:
-            result = RunTrial.Result()
-            try:
-                self._run(handle, result)
-            except Exception as error:  # whatever it was: who asked must get an answer
-                result.success, result.reason = False, str(error) or type(error).__name__
-            if handle.is_cancel_requested:
-                handle.canceled()
-            elif result.success or result.reason == "time":
-                handle.succeed()
-            else:
-                handle.abort()
-            done.set_result(result)
+        result = RunTrial.Result()
+        try:
+            self._run(handle, result)
+        except Exception as error:  # whatever it was: who asked must get an answer
+            result.success, result.reason = False, str(error) or type(error).__name__
+        finally:
+            self._busy.release()  # before the answer: the next goal may follow it at once
+        if handle.is_cancel_requested:
+            handle.canceled()
+        elif result.success or result.reason == "time":
+            handle.succeed()
+        else:
+            handle.abort()
+        done.set_result(result)
 
     def _run(self, handle: Any, result: RunTrial.Result) -> None:
         goal = handle.request

@@ -126,10 +126,10 @@ class ArmClient:
 
     def close(self) -> None:
         """Let go of the arm and of the connection."""
+        self._calls.wait(SLOW)  # it may be about to be taken
         if self.driven:
-            self._calls.wait(SLOW)
             self.let_go()
-        self._calls.wait(SLOW)
+            self._calls.wait(SLOW)
         self._ending.set()
         if self._reader.is_alive():
             self._reader.join(SLOW)

@@ -228,22 +228,21 @@ class Driver:
         """Cycles in which a ceiling held a reference back."""
         return self._references.changed
 
-    def newest(self) -> int:
-        """ns (steady clock) at which the oldest of the arms' newest readings came; 0: an arm has none."""
-        readings = [client.reading for client in self.clients]
-        return min((r.received if r else 0 for r in readings), default=0)
+    def readings(self) -> list[Reading | None]:
+        """Each arm's newest now. What belongs together is said of the same ones: others may come meanwhile."""
+        return [client.reading for client in self.clients]
 
     def _measured(self) -> list[ArmState]:
         """Every arm now, for the references; stamps do not matter there."""
-        return [self._arm(n, client.reading, 0, "") for n, client in enumerate(self.clients) if client.reading]
+        return [self._arm(n, reading, 0, "") for n, reading in enumerate(self.readings()) if reading]
 
-    def arms(self, stamp: Callable[[int], int], now: int) -> list[ArmState]:
+    def arms(self, readings: Sequence[Reading | None], stamp: Callable[[int], int], now: int) -> list[ArmState]:
         """Every arm that has been heard; `stamp` turns the steady clock's ns into the node's."""
         found = []
-        for number, client in enumerate(self.clients):
-            if client.reading is not None:
-                why = client.fault(now) or self.stopped
-                found.append(self._arm(number, client.reading, stamp(client.reading.received), why, client.fault(now)))
+        for number, (client, reading) in enumerate(zip(self.clients, readings, strict=True)):
+            if reading is not None:
+                fault = client.fault(now)
+                found.append(self._arm(number, reading, stamp(reading.received), fault or self.stopped, fault))
         return found
 
     def _arm(self, number: int, reading: Reading, stamp: int, why: str, fault: str = "") -> ArmState:
@@ -252,11 +251,10 @@ class Driver:
         wrench = frames.site_wrench(reading.wrench, rotation)
         return ArmState(stamp, reading.q, reading.dq, position, rotation, wrench, ok=not fault, fault=why)
 
-    def state(self, stamp: int, count: int) -> RobotState | None:
+    def state(self, readings: Sequence[Reading | None], stamp: int, count: int) -> RobotState | None:
         """The contract's keys, or None while something that belongs to them has never been heard."""
         values: dict[str, np.ndarray] = {}
-        for number, (client, frames) in enumerate(zip(self.clients, self.frames, strict=True)):
-            reading = client.reading
+        for number, (reading, frames) in enumerate(zip(readings, self.frames, strict=True)):
             if reading is None:
                 return None
             values[f"robot{number}_eef_pos"] = frames.site(reading.ee)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +41,11 @@ def reading_of(state: Any, received: int, driven: bool) -> Reading:
         received, state.time.to_msec() / 1000, np.array(state.q), np.array(state.dq), np.array(state.O_T_EE.matrix),
         np.array(state.O_F_ext_hat_K), state.robot_mode.name, names, float(state.control_command_success_rate), driven,
     )
+
+
+def oldest(readings: Sequence[Reading | None]) -> int:
+    """ns (steady clock) at which the oldest of these came; 0: an arm has none."""
+    return min((reading.received if reading else 0 for reading in readings), default=0)
 
 
 @dataclass

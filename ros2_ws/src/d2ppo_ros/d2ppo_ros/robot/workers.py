@@ -52,6 +52,7 @@ class OneAtATime:
     def __init__(self, name: str) -> None:
         self._name = name
         self._call: Call | None = None
+        self._lock = threading.Lock()  # callers may be several threads
 
     @property
     def busy(self) -> bool:
@@ -65,10 +66,11 @@ class OneAtATime:
 
     def start(self, work: Callable[[], Any]) -> bool:
         """Make this call now; False: one is under way."""
-        if self.busy:
-            return False
-        self._call = Call(work, self._name)
-        return True
+        with self._lock:
+            if self.busy:
+                return False
+            self._call = Call(work, self._name)
+            return True
 
     def outcome(self) -> BaseException | None:
         """The error of the last call that came back, once."""

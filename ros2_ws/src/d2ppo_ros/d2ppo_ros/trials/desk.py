@@ -216,6 +216,7 @@ class Desk:
     def _start(self, _: Mapping[str, Any]) -> None:
         trial = self.session.pending
         self._draft, self._elapsed = {}, 0.0
+        self.rig.ready()
         self._change(RUNNING)
         self._do(lambda: self._run(trial))
 

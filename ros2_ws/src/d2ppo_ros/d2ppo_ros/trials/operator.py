@@ -179,6 +179,10 @@ class Operator:
             raise Trouble(f"the service {name} does not answer")
         return answer
 
+    def ready(self) -> None:
+        """Before `run` is asked for: a `cancel` from now on is this trial's."""
+        self._cancel.clear()
+
     def run(
         self, goal: RunTrial.Goal, feedback: Callable[[float], None], check: Callable[[], None]
     ) -> tuple[RunTrial.Result, list[Any]]:
@@ -188,7 +192,6 @@ class Operator:
         """
         if not self._trials.wait_for_server(timeout_sec=20.0):
             raise Trouble("nobody runs trials; has the node `trial` ended?")
-        self._cancel.clear()
         begin = time.monotonic()
         self._watched = [(begin, self.safety)] if self.safety else []
         try:

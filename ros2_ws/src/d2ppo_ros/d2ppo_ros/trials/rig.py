@@ -120,6 +120,10 @@ class Rig:
         """The simulator's start state."""
         self._operator.reset("", seed)
 
+    def ready(self) -> None:
+        """A `finish` from now on ends the trial that `run` will run."""
+        self._operator.ready()
+
     def run(self, trial: str, seed: int, elapsed: Callable[[float], None]) -> Ended:
         """One trial, recorded, to its end."""
         goal = RunTrial.Goal(trial=trial, seed=seed, record=True, max_duration=self._limit)

@@ -111,20 +111,21 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The page, how it stands, and pictures."""
         path, page = self._admitted(), self.server.page
+        desk = page.desk  # once: it may be taken away meanwhile
         if path is None:
             return
         if path == "":
             self._send_page()
-        elif page.desk is None:
+        elif desk is None:
             self._refuse(503, "not up yet")
         elif path == "state":
             page.seen = time.monotonic()
-            self._send_json(page.desk.view())
+            self._send_json(desk.view())
         elif path.startswith("camera/"):
-            found = page.desk.rig.picture(path.removeprefix("camera/"))
+            found = desk.rig.picture(path.removeprefix("camera/"))
             self._send_picture(found and jpeg(found[1]), str(found and found[0]))
         elif path.startswith("start/"):
-            self._send_picture(page.desk.before(path.removeprefix("start/")))
+            self._send_picture(desk.before(path.removeprefix("start/")))
         else:
             self._refuse(404, "there is nothing here")
 
