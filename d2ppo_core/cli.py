@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import NoReturn
 
-from .errors import UserError
+from .errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(usage(commands))
             return 0
         if name not in commands:
-            raise UserError(f"there is no command '{name}'; choose one of {', '.join(commands)}")
+            near = did_you_mean(name, commands)
+            raise UserError(f"there is no command '{name}'{near or '; choose one of ' + ', '.join(commands)}")
         if together:
             _require_shared(name, rest)
         return commands[name].run(rest)

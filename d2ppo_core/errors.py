@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 class UserError(Exception):
     """What is wrong, where, and what to do, in one sentence. The command line prints it and exits with code 2."""
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """"; did you mean X?" for a word that looks like some of these, else nothing: to be put behind what is wrong."""
+    near = difflib.get_close_matches(word, list(words), n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import sys
@@ -22,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .cli import Command
 from .conf import schema
-from .errors import UserError
+from .errors import UserError, did_you_mean
 
 CONF = str(Path(__file__).parent / "conf")
 ConfigStore.instance().store(name="schema", node=schema.Config)
@@ -95,8 +94,7 @@ def explain(error: Exception) -> str:
     """Hydra's complaint in one line, with its reason, and with the options that look like the one given."""
     text = " ".join(str(error).split()).split(" Config search path")[0].rstrip(".")
     if found := re.match(r"Could not override '([^']+)'", text):
-        near = difflib.get_close_matches(found[1], _option_names(schema.Config()), n=3)
-        return f"there is no option '{found[1]}'" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        return f"there is no option '{found[1]}'" + did_you_mean(found[1], _option_names(schema.Config()))
     if isinstance(error.__cause__, OmegaConfBaseException):
         text += ": " + str(error.__cause__).splitlines()[0]
     return text[:1].lower() + text[1:]

@@ -80,6 +80,14 @@ def command(stamp: int, sequence: int, action: np.ndarray, kind: int = 2, target
     )  # fmt: skip
 
 
+def safety(stamp: int, state: int, changed: int, check: str = "") -> bytes:
+    return build(
+        OURS + "SafetyState", header=header(stamp), state=state, profile="sim", check=check, reason="", value=0.0,
+        limit=0.0, since=when(stamp), passed=0, changed=changed, refused=0, DISARMED=0, READY=1, ARMED=2, HOLD=3,
+        STOPPED=4,
+    )  # fmt: skip
+
+
 def episode(stamp: int, step: int, success: bool, seed: int = 0) -> bytes:
     return build(
         OURS + "EpisodeState", header=header(stamp), trial="t", seed=seed, step=step, success=success,

@@ -126,7 +126,8 @@ def test_flat_dimension_is_refused_or_centred(tmp_path: Path, capsys: pytest.Cap
         (("pretrain", "task=reach", "resume=true", "overwrite=true"), "exclude one another"),
         (("evaluate",), "no policy is given"),
         (("finetune",), "no policy is given"),
-        (("fly",), "there is no command 'fly'"),
+        (("fly",), "there is no command 'fly'; choose one of demos, pretrain"),
+        (("evalaute", "task=reach"), "there is no command 'evalaute'; did you mean evaluate?"),
     ],
 )
 def test_wrong_command_line(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,7 +71,7 @@ class Command:
 
     stamp: int  # when it applies; in lockstep the time of the state that it answers
     trial: str
-    sequence: int  # counts the sender's commands
+    sequence: int  # the executor's count, from 1; 0: the safety node's own, which answers none
     kind: Kind
     chunk: int = 0  # index of the chunk it comes from
     step: int = 0  # which step of that chunk

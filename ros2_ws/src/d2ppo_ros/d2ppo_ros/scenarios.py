@@ -77,7 +77,7 @@ SCENARIOS: dict[str, type[CommonOptions]] = {"sim": SimulationOptions, "robot": 
 
 def parse(scenario: str, arguments: Sequence[str]) -> CommonOptions:
     """key=value words as a scenario's options; numbers and true/false as such."""
-    from d2ppo_core.errors import UserError
+    from d2ppo_core.errors import UserError, did_you_mean
 
     if scenario not in SCENARIOS:
         raise UserError(f"there is nothing called '{scenario}' to bring up; choose one of {', '.join(SCENARIOS)}")
@@ -86,7 +86,9 @@ def parse(scenario: str, arguments: Sequence[str]) -> CommonOptions:
     for word in arguments:
         name, sign, text = word.partition("=")
         if not sign or name not in kinds:
-            raise UserError(f"'{word}' is no option of `d2ppo up {scenario}`; give {', '.join(kinds)} as key=value")
+            near = did_you_mean(name, kinds) if sign else ""
+            said = near or f"; give {', '.join(kinds)} as key=value"
+            raise UserError(f"'{word}' is no option of `d2ppo up {scenario}`{said}")
         values[name] = _value(kinds[name], text)
     return build(SCENARIOS[scenario], values, f"d2ppo up {scenario}")
 

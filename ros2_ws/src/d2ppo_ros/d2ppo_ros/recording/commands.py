@@ -17,7 +17,7 @@ from d2ppo_core.files import write_json
 EPILOG = """examples:
   d2ppo trials run     policies=runs/lift,runs/lift-ppo episodes=20 blind=true run_dir=runs/blind
   d2ppo trials results runs/blind
-  d2ppo trials show    runs/records/lift-0007
+  d2ppo trials show    runs/records            (a line for each; of one trial: everything)
   d2ppo trials replay  runs/records/lift-0007 --checkpoint runs/lift-ppo/policy.safetensors
   d2ppo trials export  runs/records/lift-* --out demos/recorded.hdf5
   d2ppo trials export  runs/records/lift-* --format lerobot --out datasets/lift
@@ -35,9 +35,18 @@ def run(arguments: list[str]) -> int:
         if arguments and arguments[0] in JUDGED:
             return _judged(*arguments)
         options = _parser().parse_args(arguments)
+        options.trials = [trial for folder in options.trials for trial in trials_in(folder)]
         return options.work(options)
     except ImportError as error:
         raise UserError(f"`d2ppo trials` needs a part that is not installed ({error}); run `make setup`") from error
+
+
+def trials_in(folder: Path) -> list[Path]:
+    """The folder itself, or where it is no trial's the trials in it, by name."""
+    from .writer import SIDECAR
+
+    inside = [] if (folder / SIDECAR).exists() else sorted(path.parent for path in folder.glob(f"*/{SIDECAR}"))
+    return inside or [folder]
 
 
 def _judged(name: str, *words: str) -> int:
@@ -55,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(name: str, work: Callable[[argparse.Namespace], int], many: bool, about: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=about, description=about)
-        command.add_argument("trials", type=Path, nargs="+" if many else 1, help="folder of a recorded trial")
+        folder = "folder of a recorded trial" + (", or of several" if many else "")
+        command.add_argument("trials", type=Path, nargs="+" if many else 1, help=folder)
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
         command.add_argument("--run-dir", type=Path, help=f"also write {name}.json into this folder")
         command.set_defaults(work=work)
@@ -93,12 +103,16 @@ def _answer(options: argparse.Namespace, name: str, value: object) -> None:
 
 def _show(options: argparse.Namespace) -> int:
     from .reader import Trial
-    from .show import describe, print_trial
+    from .show import describe, print_trial, print_trials
 
     described = [describe(Trial(folder)) for folder in options.trials]
     _answer(options, "show", described)
-    for about in [] if options.json else described:
-        print_trial(about)
+    if options.json:
+        return 0
+    if len(described) == 1:
+        print_trial(described[0])
+    else:
+        print_trials(described)
     return 0
 
 
@@ -106,6 +120,8 @@ def _replay(options: argparse.Namespace) -> int:
     from .reader import Trial
     from .replay import options_of, replay
 
+    if len(options.trials) > 1:
+        raise UserError(f"there are {len(options.trials)} trials in that folder; name one of them")
     trial = Trial(options.trials[0])
     names = ("checkpoint", "seed", "steps", "weights", "threads", "device", "max_age")
     result = replay(trial, options_of(trial, **{name: getattr(options, name) for name in names}), options.any_policy)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from d2ppo_core.statistics import wilson
+
 from ..decoding import safety_of
 from ..records import SECOND, Chunk, Command, Episode, SafetyReport
 from .export import succeeded
@@ -53,15 +55,18 @@ def _ended(about: dict[str, Any]) -> str:
 
 
 def _times_and_gaps(trial: Trial) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """By topic: when its first and last message were received; how many numbers are missing in between."""
+    """By topic: when its first and last message were received; how many numbers are missing in between. What safety
+    commands by itself has none (0).
+    """
     times: dict[str, tuple[int, int]] = {}
     seen: dict[str, set[int]] = {}
     for recorded in trial.messages():
         first, _ = times.get(recorded.topic, (recorded.received, 0))
         times[recorded.topic] = first, recorded.received
         field = NUMBERED.get(recorded.message.__msgtype__.rsplit("/", 1)[1])
-        if field:
-            seen.setdefault(recorded.topic, set()).add(getattr(recorded.message, field))
+        number = getattr(recorded.message, field) if field else 0
+        if number:
+            seen.setdefault(recorded.topic, set()).add(number)
     return times, {topic: max(found) - min(found) + 1 - len(found) for topic, found in seen.items()}
 
 
@@ -101,14 +106,18 @@ def _episode(trial: Trial) -> dict[str, Any]:
 
 
 def _safety(trial: Trial) -> dict[str, Any]:
-    """Every change of state with its reason, and how many commands were changed or refused."""
+    """Every change of state with its reason, and how many commands were changed or refused. Safety counts from when it
+    was armed: at a record's begin its numbers are the last trial's.
+    """
     changes: list[dict[str, Any]] = []
     changed = refused = 0
-    began = None
+    began, before = None, None
     for recorded in trial.messages("safety/state"):
         report = safety_of(recorded.message)
-        began = recorded.received if began is None else began
-        changed, refused = max(changed, report.changed), max(refused, report.refused)
+        began, before = recorded.received if began is None else began, before or report
+        changed += report.changed - (before.changed if report.changed >= before.changed else 0)
+        refused += report.refused - (before.refused if report.refused >= before.refused else 0)
+        before = report
         if not changes or (changes[-1]["state"], changes[-1]["check"]) != (report.state.name, report.check):
             changes.append(_change(report, (recorded.received - began) / SECOND))
     return {"changed": changed, "refused": refused, "states": changes}
@@ -139,6 +148,37 @@ def print_trial(about: dict[str, Any]) -> None:
     print("\n".join(_lines(about)))
 
 
+def print_trials(described: list[dict[str, Any]]) -> None:
+    """A line for each of several, and how many succeeded."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("trial", "seed", "success", "control steps", "s", "chunks", "changed", "refused", "stopped by", ""):
+        table.add_column(column, justify="left" if column in ("trial", "success", "stopped by", "") else "right")
+    for about in described:
+        safety = about["safety"]
+        stops = ", ".join(dict.fromkeys(state["check"] for state in safety["states"] if state["state"] == "STOPPED"))
+        steps, seed = about["episode"].get("control_steps", ""), "" if about["seed"] is None else about["seed"]
+        table.add_row(
+            about["trial"], str(seed), _success(about), str(steps), f"{about['duration']:.1f}",
+            str(about["chunks"]["count"]), str(safety["changed"]), str(safety["refused"]), stops,
+            "LOSSY" if about["lossy"] else "",
+        )  # fmt: skip
+    wide = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, wide)).print(table)
+    counted = [about for about in described if not about["ended"] and "void" not in about["outcome"]]
+    good = sum(bool(about["success"]) for about in counted)
+    rest = len(described) - len(counted)
+    if counted:
+        left_out = f"; {rest} of unknown outcome or void are not counted" if rest else ""
+        print(f"success {wilson(good, len(counted))} ({good}/{len(counted)} trials{left_out})")
+
+
+def _success(about: dict[str, Any]) -> str:
+    return "yes" if about["success"] else f"unknown ({about['ended']})" if about["ended"] else "no"
+
+
 def _judged(outcome: dict[str, Any]) -> str:
     """What a person said of the trial."""
     if "judged" not in outcome:
@@ -149,8 +189,7 @@ def _judged(outcome: dict[str, Any]) -> str:
 
 def _lines(about: dict[str, Any]) -> list[str]:
     chunks, safety = about["chunks"], about["safety"]
-    success = "yes" if about["success"] else f"unknown ({about['ended']})" if about["ended"] else "no"
-    success += _judged(about["outcome"])
+    success = _success(about) + _judged(about["outcome"])
     lines = [f"success: {success}; seed {about['seed']}; {about['episode'].get('control_steps', 'no')} control steps"]
     if chunks["count"]:
         took = chunks["inference_ms"]

@@ -48,7 +48,7 @@ class SafetyMonitor:
         self._operator, self._clamped = Operator(settings), Share()
         self._clock = Clock(jump=settings.clock_jump, warn=settings.tick_warn, stop=settings.tick_stop)
         self._sources = Sources(settings, action.arms)
-        self._now, self._armed_at, self._sequence = now, now, 0
+        self._now, self._armed_at = now, now
         self._bad, self._held_by_command, self._sent_motion = 0, False, False
         self._state, self._since, self._cause = State.DISARMED, now, None
         self._passed = self._changed = self._refused = 0
@@ -334,6 +334,6 @@ class SafetyMonitor:
         return replace(command, kind=kind, reason=reason, action=np.zeros(0), targets=())
 
     def _own(self, kind: Kind, now: int) -> Command:
-        """A command that answers none."""
-        self._sent_motion, self._sequence = False, self._sequence + 1
-        return Command(now, self._trial.trial, self._sequence, kind, reason=self._reason())
+        """A command that answers none, and so has no number."""
+        self._sent_motion = False
+        return Command(now, self._trial.trial, 0, kind, reason=self._reason())
