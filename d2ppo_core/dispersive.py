@@ -67,18 +67,6 @@ def cosine_similarities(z: Tensor) -> Tensor:
     return gram * inverse[:, None] * inverse
 
 
-def squared_correlations(z: Tensor) -> Tensor:
-    """sum_{a!=b} Corr_ab^2 of the D features over the batch, (B, D) -> scalar.
-
-    With S (B, D) the features standardised one by one, ||S^T S||^2 = ||S S^T||^2: the smaller of both is formed.
-    """
-    centred = z - z.mean(0)
-    variance = centred.square().mean(0)
-    S = centred * (variance + 1e-6 * variance.detach().mean()).clamp(min=TINY).rsqrt()
-    gram = Gram.apply(S if S.shape[0] < S.shape[1] else S.T)
-    return (gram.square().sum() - S.square().sum(0).square().sum()) / len(z) ** 2
-
-
 def log_mean_exp(values: Tensor) -> Tensor:
     """log( mean_n exp(values_n) ), without overflow or underflow (torch.logsumexp takes ten times as long)."""
     largest = values.detach().max()
@@ -132,6 +120,38 @@ def cosine_of_gram(G: Tensor, tau: float) -> tuple[Tensor, Tensor]:
     return loss, gradient
 
 
+class SquaredCorrelations(torch.autograd.Function):
+    """sum_{a!=b} Corr_ab^2 of the D features over the batch, (B, D) -> scalar, with its gradient written out.
+
+    With S (B, D) the features standardised one by one (r_a = 1 / standard deviation), ||S^T S||^2 = ||S S^T||^2: the
+    smaller of both is formed. dL/dS = 4 T / B^2, T = S S^T S - S diag(n), n_a = sum_b S_ba^2. Standardising takes off
+    each feature's part along itself, dL/dz_a = 4 r_a (T_a - S_a (T_a . S_a) / B) / B^2; the mean of that is 0 already.
+    """
+
+    generate_vmap_rule = True  # several seeds are trained at once
+
+    @staticmethod
+    def forward(z: Tensor) -> tuple[Tensor, ...]:
+        centred, (B, D) = z - z.mean(0), z.shape
+        variance = centred.square().mean(0)
+        r = (variance + 1e-6 * variance.mean()).clamp(min=TINY).rsqrt()
+        S, n = centred * r, B * variance * r.square()
+        gram = S.T @ S if D < B else S @ S.T
+        return (gram.square().sum() - n.square().sum()) / B**2, S, gram, r, n
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor, *_: Tensor) -> Tensor:
+        S, gram, r, n = ctx.saved_tensors
+        B, D = S.shape
+        T = (S @ gram if D < B else gram @ S) - S * n
+        return (T - S * ((T * S).sum(0) / B)) * (r * (4 * gradient / B**2))
+
+
 class PairLoss(torch.autograd.Function):
     """A loss of the pairs (i, j), i != j, with the gradient by the Gram matrix written out: dL/dz = 2 dL/dG z.
 
@@ -159,7 +179,7 @@ class PairLoss(torch.autograd.Function):
 def normalised_loss(z: Tensor, variant: str, tau: float, margin: float) -> Tensor:
     """The scale-free form of each variant."""
     if variant == "covariance":  # sum_{a!=b} Corr_ab^2 / D
-        return squared_correlations(z) / z.shape[1]
+        return SquaredCorrelations.apply(z)[0] / z.shape[1]
     return PairLoss.apply(z, variant, tau, margin)[0]
 
 
