@@ -35,7 +35,8 @@ def run(arguments: list[str]) -> int:
         if arguments and arguments[0] in JUDGED:
             return _judged(*arguments)
         options = _parser().parse_args(arguments)
-        options.trials = [trial for folder in options.trials for trial in trials_in(folder)]
+        if options.many:
+            options.trials = [trial for folder in options.trials for trial in trials_in(folder)]
         return options.work(options)
     except ImportError as error:
         raise UserError(f"`d2ppo trials` needs a part that is not installed ({error}); run `make setup`") from error
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("trials", type=Path, nargs="+" if many else 1, help=folder)
         command.add_argument("--json", action="store_true", help="print JSON instead of text")
         command.add_argument("--run-dir", type=Path, help=f"also write {name}.json into this folder")
-        command.set_defaults(work=work)
+        command.set_defaults(work=work, many=many)
         return command
 
     for name, about in JUDGED.items():
@@ -120,8 +121,6 @@ def _replay(options: argparse.Namespace) -> int:
     from .reader import Trial
     from .replay import options_of, replay
 
-    if len(options.trials) > 1:
-        raise UserError(f"there are {len(options.trials)} trials in that folder; name one of them")
     trial = Trial(options.trials[0])
     names = ("checkpoint", "seed", "steps", "weights", "threads", "device", "max_age")
     result = replay(trial, options_of(trial, **{name: getattr(options, name) for name in names}), options.any_policy)
