@@ -54,7 +54,7 @@ class Bench:
         self.numbers = dict.fromkeys(names, 0)
         for thread in self.threads.values():
             thread.start()
-        assert until(lambda: all(thread.link.open for thread in self.threads.values()))
+        assert until(lambda: all(thread.link.open and thread.setup.options for thread in self.threads.values()))
 
     def _heard(self, setup: Setup) -> None:
         self.setups.append((threading.current_thread().name, setup.changed))
