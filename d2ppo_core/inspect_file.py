@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -13,13 +12,14 @@ import h5py
 import numpy as np
 
 from .checkpoint import read_policy
+from .cli import Parser
 from .errors import UserError
 from .files import sha256, write_json
 
 
 def main(arguments: list[str]) -> int:
     """Print a description; `--json` as JSON."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="d2ppo inspect",
         description="Describe a policy (.safetensors), demonstrations (.hdf5) or a run folder.",
         epilog="example: d2ppo inspect runs/lift/policy.safetensors",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from . import report_sections as sections
+from .cli import Parser
 from .errors import UserError, explain_os_errors
 from .files import atomic_path, write_json, write_text
 from .report_figures import result_png
@@ -19,7 +19,7 @@ from .report_runs import Run, read_runs
 
 def main(arguments: list[str]) -> int:
     """Read every run, make the whole page, and only then write."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="d2ppo report",
         description="One HTML page about one or more runs: success, curves, features, films, how they were made.",
         epilog="example: d2ppo report runs/lift runs/lift-ppo runs/lift-evaluation --run-dir runs/lift-report",

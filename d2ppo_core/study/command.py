@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from ..cli import Parser
 from ..errors import UserError
 from .plan import Plan
 from .schema import read_study
@@ -15,7 +16,7 @@ SHIPPED = Path(__file__).parent.parent / "conf" / "study"
 
 def main(arguments: list[str]) -> int:
     """Choose the part."""
-    parser = argparse.ArgumentParser(prog="d2ppo study", description="Many runs from one file; see docs/study.md.")
+    parser = Parser(prog="d2ppo study", description="Many runs from one file; see docs/study.md.")
     parts = parser.add_subparsers(dest="part", required=True)
     run = parts.add_parser("run", help="run a study, or go on with one", epilog="example: d2ppo study run smoke")
     run.add_argument("file", metavar="FILE", help=f"YAML file, or one of ours: {', '.join(shipped())}")

@@ -218,6 +218,23 @@ def test_failures_are_left_out_unless_all_is_asked(
     assert "exists; choose another --out" in capsys.readouterr().err
 
 
+def test_a_trial_with_a_gap_is_left_out_and_the_others_are_exported(
+    tmp_path: Path, policy: tuple[Path, Actor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = recorded(tmp_path, policy)
+
+    def lose(message: object, count: int) -> bytes | None:
+        return None if count == 2 else bytes(STORE.serialize_cdr(message, OURS + "StateVector"))
+
+    holes = again(folder, tmp_path / "holes", "/robot/state", lose)
+    assert cli.main(["trials", "export", str(folder), str(holes), "--out", str(tmp_path / "x.hdf5")]) == 0
+    told = capsys.readouterr()
+    assert "1 episodes, 8 control steps" in told.out
+    assert f"left out {holes}" in told.err and "no 'position' within" in told.err
+    assert cli.main(["trials", "export", str(holes), "--out", str(tmp_path / "y.hdf5")]) == 2
+    assert "no 'position' within" in capsys.readouterr().err and not (tmp_path / "y.hdf5").exists()
+
+
 def test_pictures_are_exported_with_what_made_them(tmp_path: Path) -> None:
     path = tmp_path / "policy.safetensors"
     actor = tiny_policy(path, cameras=True)

@@ -390,6 +390,7 @@ def test_keys_of_a_real_terminal(desk: Desk, rig: FakeRig) -> None:
         (["episodes=many"], "'many', which is no int"),
         (["blind=perhaps"], "'perhaps', which is no bool"),
         (["colour=red"], "is no option of `d2ppo trials run system=sim`"),
+        (["polices=a"], "did you mean policies"),
         (["faster"], "options are key=value"),
         (["checkpoint=x"], "decides that itself"),
         (["lockstep=true"], "decides that itself"),

@@ -59,7 +59,7 @@ def test_a_folder_of_trials_is_a_line_for_each(tmp_path: Path, capsys: pytest.Ca
     assert cli.main(["trials", "show", str(tmp_path), "--json"]) == 0
     assert [about["trial"] for about in json.loads(capsys.readouterr().out)] == ["lift-a", "lift-b", "lift-c"]
     assert cli.main(["trials", "replay", str(tmp_path)]) == 2
-    assert "is no recorded trial" in capsys.readouterr().err
+    assert "is no recorded trial, but holds 3; give one, such as" in capsys.readouterr().err
     assert cli.main(["trials", "show", str(tmp_path / "none")]) == 2
 
 

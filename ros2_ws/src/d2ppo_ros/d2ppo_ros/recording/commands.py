@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from d2ppo_core.cli import Command
+from d2ppo_core.cli import Command, Parser
 from d2ppo_core.errors import UserError
 from d2ppo_core.files import write_json
 
@@ -57,7 +57,7 @@ def _judged(name: str, *words: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="d2ppo trials", description="Trials: run them, look at their records, replay, export and recover them.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

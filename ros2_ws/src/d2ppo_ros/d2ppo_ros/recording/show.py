@@ -167,6 +167,10 @@ def print_trials(described: list[dict[str, Any]]) -> None:
         )  # fmt: skip
     wide = Console(width=1000).measure(table).maximum
     Console(width=max(Console().width, wide)).print(table)
+    print("changed, refused: commands that safety shortened to its limits, or did not let through")
+    if any(about["lossy"] for about in described):
+        print("LOSSY: messages are missing in the record; `d2ppo trials show` of that trial says which, replay and "
+              "export whether it matters")  # fmt: skip
     counted = [about for about in described if not about["ended"] and "void" not in about["outcome"]]
     good = sum(bool(about["success"]) for about in counted)
     rest = len(described) - len(counted)

@@ -154,6 +154,9 @@ class TrialWriter:
 def mcap_of(folder: Path) -> Path:
     """The file with a trial's messages, named after the folder that it was recorded into."""
     files = sorted(folder.glob("*.mcap"))
+    inside = sorted(folder.glob(f"*/{SIDECAR}"))
+    if not files and inside:
+        raise UserError(f"{folder} is no recorded trial, but holds {len(inside)}; give one, such as {inside[0].parent}")
     if len(files) != 1:
         raise UserError(f"{folder} is no recorded trial (it holds {len(files)} .mcap files); give a trial's folder")
     return files[0]

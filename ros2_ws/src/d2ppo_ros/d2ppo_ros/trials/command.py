@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import secrets
 import signal
@@ -10,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2ppo_core.cli import HELP
+from d2ppo_core.cli import HELP, Parser
 from d2ppo_core.errors import UserError
 
 from ..alone import require_alone
@@ -116,7 +115,7 @@ def _last_words(session: Session, folder: Path, told: bool) -> int:
 
 def show_results(arguments: Sequence[str]) -> int:
     """`d2ppo trials results DIR [--reveal]`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="d2ppo trials results", description="What a session of `d2ppo trials run` has given so far. A blind one "
         "says it only when all trials are done, or after --reveal, which is written into its file.",
     )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from d2ppo_core.errors import UserError
+from d2ppo_core.errors import UserError, did_you_mean
 
 from ..parameters import build, default_of, parameter, table
 from ..scenarios import SCENARIOS, parse
@@ -106,6 +106,10 @@ def _check_system(chosen: Chosen) -> None:
         name = word.partition("=")[0]
         if name in OURS:
             raise UserError(f"'{word}' is no option of `d2ppo trials run`, which decides that itself; leave it out")
+        known = {*_kinds(), *(field.name for field in fields(SCENARIOS[chosen.run.system]))} - {*OURS}
+        if name not in known:
+            near = did_you_mean(name, known) or "; `d2ppo trials run --help` lists them"
+            raise UserError(f"'{word}' is no option of `d2ppo trials run system={chosen.run.system}`{near}")
     try:
         parse(chosen.run.system, chosen.system)
     except UserError as error:
