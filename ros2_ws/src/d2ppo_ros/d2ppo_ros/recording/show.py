@@ -132,7 +132,6 @@ def _change(report: SafetyReport, seconds: float) -> dict[str, Any]:
 
 def print_trial(about: dict[str, Any]) -> None:
     """As a table and a few lines."""
-    from rich.console import Console
     from rich.table import Table
 
     lossy = ", LOSSY" if about["lossy"] else ""
@@ -143,14 +142,20 @@ def print_trial(about: dict[str, Any]) -> None:
         rate = "" if count["rate"] is None else f"{count['rate']:.1f}"
         numbers = ["" if count[k] is None else str(count[k]) for k in ("seen", "written", "dropped", "lost", "missing")]
         table.add_row(name, count["type"].rsplit("/", 1)[1], *numbers, rate)
-    wide = Console(width=1000).measure(table).maximum  # a topic's name is for copying: rather a long line than two
-    Console(width=max(Console().width, wide)).print(table)
+    _print_whole(table)
     print("\n".join(_lines(about)))
+
+
+def _print_whole(table: Any) -> None:
+    """However narrow the terminal is: names are for copying, so rather a long line than two."""
+    from rich.console import Console
+
+    wide = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, wide)).print(table)
 
 
 def print_trials(described: list[dict[str, Any]]) -> None:
     """A line for each of several, and how many succeeded."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -165,8 +170,7 @@ def print_trials(described: list[dict[str, Any]]) -> None:
             str(about["chunks"]["count"]), str(safety["changed"]), str(safety["refused"]), stops,
             "LOSSY" if about["lossy"] else "",
         )  # fmt: skip
-    wide = Console(width=1000).measure(table).maximum
-    Console(width=max(Console().width, wide)).print(table)
+    _print_whole(table)
     print("changed, refused: commands that safety shortened to its limits, or did not let through")
     if any(about["lossy"] for about in described):
         print("LOSSY: messages are missing in the record; `d2ppo trials show` of that trial says which, replay and "

@@ -102,19 +102,15 @@ def _value(kind: type, text: str) -> Any:
 
 def _check_system(chosen: Chosen) -> None:
     """The system's options, before anything is begun."""
+    known = {*_kinds(), *(field.name for field in fields(SCENARIOS[chosen.run.system]))} - {*OURS}
     for word in chosen.system:
         name = word.partition("=")[0]
         if name in OURS:
             raise UserError(f"'{word}' is no option of `d2ppo trials run`, which decides that itself; leave it out")
-        known = {*_kinds(), *(field.name for field in fields(SCENARIOS[chosen.run.system]))} - {*OURS}
         if name not in known:
             near = did_you_mean(name, known) or "; `d2ppo trials run --help` lists them"
             raise UserError(f"'{word}' is no option of `d2ppo trials run system={chosen.run.system}`{near}")
-    try:
-        parse(chosen.run.system, chosen.system)
-    except UserError as error:
-        text = str(error).replace(f"`d2ppo up {chosen.run.system}`", f"`d2ppo trials run system={chosen.run.system}`")
-        raise UserError(text) from error
+    parse(chosen.run.system, chosen.system)
 
 
 def usage() -> str:
