@@ -221,12 +221,12 @@ def test_a_recording_plays_the_same_pixels(tmp_path: Path) -> None:
     thread = CameraThread(played, library.attach_file, settings, pictures.append, lambda setup: None)
     thread.start()
     try:
-        assert until(lambda: any(picture.number == 15 for picture in pictures), 20.0), thread.said
-        assert until(lambda: thread.link.rebuilds >= 1 and thread.account.passed > 20, 20.0)  # and it begins anew
+        # a queue of one loses what a busy machine does not fetch in time; the film begins anew until enough was seen
+        assert until(lambda: any(picture.number == 15 for picture in pictures), 30.0), thread.said
+        assert until(lambda: thread.link.rebuilds >= 1 and len({picture.number for picture in pictures}) >= 10, 30.0)
     finally:
         thread.end()
     assert thread.setup.about["serial"] == asked.serial and thread.setup.lens.width == SIZE["width"]
-    assert len({picture.number for picture in pictures}) >= 10
     for picture in pictures:
         np.testing.assert_array_equal(picture.pixels, noise(picture.number))
 
