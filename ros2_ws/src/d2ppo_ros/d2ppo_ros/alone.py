@@ -17,7 +17,7 @@ from d2ppo_core.errors import UserError
 if TYPE_CHECKING:
     from .graph import System  # it knows torch, and the process that looks need not
 
-LOOK = 1.0  # s: nodes on the same machine are discovered within a few tenths
+LOOK = 2.0  # s: nodes on the same machine are discovered within a few tenths, on one that is overloaded within a second
 
 
 def require_alone(system: System) -> None:
