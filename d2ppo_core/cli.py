@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import NoReturn
 
-from .errors import UserError, did_you_mean
+from .errors import UserError, choose
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,10 @@ class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is answered in one sentence like any other."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; `{self.prog} --help` lists the options")
+        if wrong := re.search(r"^argument (.*): invalid choice: '(.*)' \(choose from (.*)\)$", message):
+            name, word, words = wrong.groups()
+            message = f"'{word}' is no {name.lower()}" + choose(word, words.replace("'", "").split(", "))
+        raise UserError(f"{message} (`{self.prog} --help` lists the options)")
 
 
 HELP = ("-h", "--help", "help")
@@ -94,8 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(usage(commands))
             return 0
         if name not in commands:
-            near = did_you_mean(name, commands)
-            raise UserError(f"there is no command '{name}'{near or '; choose one of ' + ', '.join(commands)}")
+            raise UserError(f"there is no command '{name}'{choose(name, commands)}")
         if together:
             _require_shared(name, rest)
         return commands[name].run(rest)

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import machine, probes
 from .cli import Parser, listing, registered
-from .errors import UserError
+from .errors import UserError, choose
 from .files import write_json
 from .machine import BROKEN, MISSING, OK, WARNING, Row
 
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in others:
         return others[arguments[0]].run(arguments[1:])
     if arguments and not arguments[0].startswith("-"):
-        raise UserError(f"there is no `d2ppo doctor {arguments[0]}`; choose one of {', '.join(others)}, or no name")
+        raise UserError(f"there is no `d2ppo doctor {arguments[0]}`{choose(arguments[0], others)} (or give no name)")
     parser = Parser(
         prog="d2ppo doctor", description="What this machine can do, and how to mend what it cannot.",
         epilog="d2ppo doctor NAME looks at more:\n" + listing(others),

@@ -19,6 +19,12 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
+def choose(word: str, words: Iterable[str]) -> str:
+    """Which of these words may have been meant, or all of them: to be put behind what is wrong."""
+    words = list(words)
+    return did_you_mean(word, words) or f"; choose one of {', '.join(words)}"
+
+
 @contextmanager
 def explain_os_errors(what: str, path: str | Path) -> Iterator[None]:
     """Turn an operating-system error met while `what` at `path` into a `UserError` that names the fix."""

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .cli import Command
 from .conf import schema
-from .errors import UserError, did_you_mean
+from .errors import UserError, choose, did_you_mean
 
 CONF = str(Path(__file__).parent / "conf")
 ConfigStore.instance().store(name="schema", node=schema.Config)
@@ -56,7 +56,7 @@ def hydra_command(name: str, summary: str, example: str, main: Callable[[schema.
         try:
             hydra.main(version_base="1.3", config_path=CONF, config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"{explain(error)}; `d2ppo {name} --help` lists every option") from error
+            raise UserError(f"{explain(error)} (`d2ppo {name} --help` lists every option)") from error
         if for_ray and not mistakes:
             from .scale.sweep import run_jobs
 
@@ -95,6 +95,8 @@ def explain(error: Exception) -> str:
     text = " ".join(str(error).split()).split(" Config search path")[0].rstrip(".")
     if found := re.match(r"Could not override '([^']+)'", text):
         return f"there is no option '{found[1]}'" + did_you_mean(found[1], _option_names(schema.Config()))
+    if (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)) and (Path(CONF) / found[1]).is_dir():
+        return f"there is no {found[1]}={found[2]}" + choose(found[2], _choices(found[1]))
     if isinstance(error.__cause__, OmegaConfBaseException):
         text += ": " + str(error.__cause__).splitlines()[0]
     return text[:1].lower() + text[1:]

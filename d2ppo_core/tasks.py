@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from .conf.schema import Config, TaskConfig
 from .contract import ActionSpec, ObservationSpec, PolicySpec, explain_validation
-from .errors import UserError
+from .errors import UserError, choose
 
 GROUP = Path(__file__).parent / "conf" / "task"
 
@@ -24,7 +24,7 @@ def task_names() -> list[str]:
 def load_task(name: str) -> TaskConfig:
     """The task's group file as a typed configuration."""
     if name not in task_names():
-        raise UserError(f"there is no task '{name}'; choose one of {', '.join(task_names())}")
+        raise UserError(f"there is no task '{name}'{choose(name, task_names())}")
     merged = OmegaConf.merge(OmegaConf.structured(TaskConfig), OmegaConf.load(GROUP / f"{name}.yaml"))
     return OmegaConf.to_object(merged)  # type: ignore[return-value]
 

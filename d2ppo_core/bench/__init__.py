@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..cli import HELP, listing, registered
-from ..errors import UserError
+from ..errors import UserError, choose
 
 
 def main(arguments: list[str]) -> int:
@@ -18,5 +18,5 @@ def main(arguments: list[str]) -> int:
         return 0
     if name not in benches:
         said = f"there is no benchmark '{name}'" if name else "no benchmark is named"
-        raise UserError(f"{said}; choose one of {', '.join(benches)} (`d2ppo bench --help` says what each measures)")
+        raise UserError(f"{said}{choose(name, benches)} (`d2ppo bench --help` says what each measures)")
     return benches[name].run(rest)

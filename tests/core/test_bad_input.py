@@ -117,7 +117,10 @@ def test_flat_dimension_is_refused_or_centred(tmp_path: Path, capsys: pytest.Cap
     ("arguments", "expected"),
     [
         (("pretrain", "task=reach", "trian.steps=3"), "did you mean train.steps"),
-        (("pretrain", "task=nothing"), "lift lift_image reach square"),
+        (("pretrain", "task=nothing"), "there is no task=nothing; choose one of can, can_image, lift"),
+        (("pretrain", "experiment=paper_lft"), "there is no experiment=paper_lft; did you mean paper_lift"),
+        (("study", "runn"), "'runn' is no part; did you mean run? (`d2ppo study --help` lists the options)"),
+        (("doctor", "xyz"), "there is no `d2ppo doctor xyz`; choose one of"),
         (("pretrain", "task=reach", "train.steps=many"), "could not be converted to Integer"),
         (("pretrain", "task=reach", "minibatch=pears"), "expected one of [pair, chain, importance]"),
         (("pretrain",), "no task is given"),

@@ -120,7 +120,7 @@ def test_nothing_starts_without_a_policy_or_with_what_is_not_there(policy: Path)
     with pytest.raises(UserError, match="no such file"):
         graph.system("sim", scenarios.parse("sim", [f"checkpoint={policy}", "params=nowhere.yaml"]))
     for scenario, words, message in (
-        ("simulation", [], "choose one of sim, robot, record"), ("sim", ["trails=3"], "no option"),
+        ("moon", [], "choose one of sim, robot, record"), ("sim", ["trails=3"], "no option"),
         ("sim", ["executor=fast"], "choose one of receding"), ("robot", ["rate=1"], "from 20.0 to 1000.0"),
         ("sim", ["trials=many"], "no int"), ("robot", ["lockstep=true"], "no option"),
     ):  # fmt: skip

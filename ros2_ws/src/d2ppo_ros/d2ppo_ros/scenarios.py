@@ -77,10 +77,10 @@ SCENARIOS: dict[str, type[CommonOptions]] = {"sim": SimulationOptions, "robot": 
 
 def parse(scenario: str, arguments: Sequence[str]) -> CommonOptions:
     """key=value words as a scenario's options; numbers and true/false as such."""
-    from d2ppo_core.errors import UserError, did_you_mean
+    from d2ppo_core.errors import UserError, choose, did_you_mean
 
     if scenario not in SCENARIOS:
-        raise UserError(f"there is nothing called '{scenario}' to bring up; choose one of {', '.join(SCENARIOS)}")
+        raise UserError(f"there is nothing called '{scenario}' to bring up{choose(scenario, SCENARIOS)}")
     kinds = {field.name: type(default_of(field)) for field in fields(SCENARIOS[scenario])}
     values: dict[str, Any] = {}
     for word in arguments:
