@@ -110,6 +110,9 @@ def _plain(value: Any) -> Any:
 def describe_run(path: Path) -> dict[str, Any]:
     """Whether the run finished, and its summary."""
     if not (path / "config.yaml").exists():
+        if record := next((file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}*.mcap")), None):
+            trials = path if record.parent == path else record.parent.parent
+            raise UserError(f"{path} holds recorded trials; `d2ppo trials show {trials}` says what is in them")
         raise UserError(f"{path} is not a run folder (it has no config.yaml); give a file or a run_dir of d2ppo")
     summary = path / "summary.json"
     files = sorted(str(p.relative_to(path)) for p in path.rglob("*") if p.is_file())

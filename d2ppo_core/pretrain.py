@@ -139,6 +139,7 @@ class Pretrainer:
     def finish(self, run: RunFolder) -> None:
         """The last policy and the summary."""
         policy = self.save(run, "policy.safetensors", self.last_validation)
+        print(f"policy: {policy}")
         run.finish(
             {
                 "policy": str(policy),

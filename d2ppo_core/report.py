@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> int:
         sections.evaluated(runs), sections.of_command(runs, "finetune"), sections.of_command(runs, "pretrain")
     )
     write(out, runs, text, picture)
+    print(f"report: {out / 'report.html'}")
     print(out / "summary.json", flush=True)
     return 0
 

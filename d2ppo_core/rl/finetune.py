@@ -91,6 +91,7 @@ class Finetuner:
             if self.evaluation_env is not None:
                 self.evaluation_env.close()
         path = self.save(run, "policy.safetensors", self.metrics)
+        print(f"policy: {path}")
         run.finish(
             {
                 "policy": str(path),

@@ -59,6 +59,7 @@ def demos(config: Config) -> None:
         accepted = recording.acceptance(used)
         _print_acceptance(accepted)
         steps = [t.steps for t in used if t.success]
+        print(f"demonstrations: {out}")
         run.finish({
             "file": str(out),
             "kept": len(steps),

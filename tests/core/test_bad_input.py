@@ -307,3 +307,14 @@ def test_full_disk_during_a_run(name: str, reach_file: Path, tmp_path: Path) -> 
 
 def test_inspect_refuses_an_empty_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert "not a policy checkpoint" in refused(capsys, "inspect", "/dev/null")
+
+
+@pytest.mark.parametrize("folder", [".", "records", "records/first"])
+def test_inspect_names_the_command_for_recorded_trials(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trial = tmp_path / "records" / "first"
+    trial.mkdir(parents=True)
+    (trial / "first.mcap").touch()
+    said = refused(capsys, "inspect", str(tmp_path / folder))
+    assert f"`d2ppo trials show {trial if folder == 'records/first' else trial.parent}`" in said

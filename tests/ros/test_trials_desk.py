@@ -348,6 +348,14 @@ def test_lines_run_a_session(desk: Desk, rig: FakeRig) -> None:
     assert desk.session.trials[0].reason == "the cube fell"
 
 
+def test_the_end_of_the_input_is_said(desk: Desk) -> None:
+    out = io.StringIO()
+    with open(os.devnull, encoding="utf-8") as source:
+        Terminal(desk, source, out).run(threading.Event())
+    assert out.getvalue().endswith("there is no more input\n")
+    leave(desk)
+
+
 def test_keys_of_a_real_terminal(desk: Desk, rig: FakeRig) -> None:
     ours, theirs = pty.openpty()
     out = io.StringIO()

@@ -59,6 +59,7 @@ class Terminal:
                 if keys:
                     self._key(os.read(self._in.fileno(), 1).decode("utf-8", "replace"))
                 elif not self._lines():
+                    self._print("there is no more input")
                     return
 
     def _show(self) -> None:
