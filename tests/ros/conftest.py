@@ -7,4 +7,4 @@ import os
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"  # read when messages are first imported
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-os.environ["ROS_DOMAIN_ID"] = str(40 + (os.getppid() % 10) * 5 + WORKER % 5)  # 0 to 101 are safe
+os.environ["ROS_DOMAIN_ID"] = str(40 + (os.getppid() % 6) * 10 + WORKER % 10)  # 0 to 101 are safe

@@ -17,7 +17,7 @@ from d2ppo_core.errors import UserError
 if TYPE_CHECKING:
     from .graph import System  # it knows torch, and the process that looks need not
 
-LOOK = 2.0  # s: nodes on the same machine are discovered within a few tenths, on one that is overloaded within a second
+LOOKS = 40  # 0.05 s apart: nodes of one machine are discovered within a few tenths, and an overloaded one looks longer
 
 
 def require_alone(system: System) -> None:
@@ -42,10 +42,12 @@ def seen(names: Sequence[str]) -> list[str]:
 
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("looking_for_others", start_parameter_services=False, enable_rosout=False)
-    deadline, found = time.monotonic() + LOOK, set()
-    while time.monotonic() < deadline and not found:
+    found: set[str] = set()
+    for _ in range(LOOKS):
         time.sleep(0.05)
         found = {f"{space.rstrip('/')}/{name}" for name, space in node.get_node_names_and_namespaces() if name in names}
+        if found:
+            break
     node.destroy_node()
     rclpy.shutdown()
     return sorted(found)
