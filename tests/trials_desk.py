@@ -127,6 +127,12 @@ def phase(desk: Desk, wanted: str) -> None:
     until(lambda: desk.phase == wanted)
 
 
+def leave(desk: Desk) -> None:
+    """As a program does that is killed: only the file is left."""
+    desk.close()
+    desk.journal.close()  # type: ignore[attr-defined]
+
+
 def one_trial(desk: Desk, outcome: str = "success", **about: str) -> None:
     """From SETUP through a trial that the person ends, to its outcome."""
     phase(desk, "SETUP")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rosbags.highlevel import AnyReader
 
 from d2ppo_core.checkpoint import save_policy
 from d2ppo_core.contract import ActionSpec, Camera, LowDim, ObservationSpec, PolicySpec, Provenance, SimulatorSpec
@@ -18,8 +20,10 @@ from d2ppo_core.network_specs import MLPSpec, SamplerSpec, VisionSpec
 from d2ppo_core.observation import model_observation
 from d2ppo_core.policies.build import build_policy
 from d2ppo_ros.recording.message_types import typestore
+from d2ppo_ros.recording.reader import Trial
 from d2ppo_ros.recording.writer import Topic, TrialWriter
 from d2ppo_ros.records import SECOND
+from d2ppo_sim.toy import Reach
 
 STORE = typestore()
 OURS = "d2ppo_interfaces/msg/"
@@ -177,3 +181,24 @@ def record_episode(
             look(simulation.step(action).observation)
             put("/episode", episode(now, sequence, done, seed))
     writer.close({"success": done})
+
+
+def recorded(tmp_path: Path, policy: tuple[Path, Actor], name: str = "t", **options: object) -> Path:
+    """A trial of Reach by this policy."""
+    record_episode(tmp_path / name, policy[1], policy[0], Reach(), **options)
+    return tmp_path / name
+
+
+def again(folder: Path, target: Path, topic: str, change: Callable[[object, int], bytes | None]) -> Path:
+    """The same trial with the messages on one topic changed; None leaves one out."""
+    trial, count = Trial(folder), 0
+    copy = TrialWriter(target, TOPICS, trial.metadata)
+    with AnyReader([folder]) as bag:
+        for connection, when, data in bag.messages():
+            message: bytes | None = bytes(data)
+            if connection.topic == topic:
+                message, count = change(bag.deserialize(data, connection.msgtype), count), count + 1
+            if message is not None:
+                copy.write(connection.topic, when, message)
+    copy.close(trial.about["outcome"])
+    return target
