@@ -17,5 +17,7 @@ CAPTIONS = {
 NOTES = {
     "success": "CPU time counts everything from pre-training to the last evaluation, and no demonstrations.",
     "differences": "The interval over episodes takes all training seeds for one policy: too narrow where seeds differ.",
+    "finetuning": "Mean over the whole curve, which says who gets there sooner. Solved episodes are the shorter ones, "
+    "so a rollout counts more of them than an evaluation does.",
     "difficulty": "A few tasks are few points: the band covers training seeds, not which tasks were chosen.",
 }

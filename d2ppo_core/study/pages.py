@@ -13,7 +13,7 @@ from . import figures
 from .captions import CAPTIONS, NOTES
 from .schema import Study, difficulty
 from .statistics import line_with_band
-from .table import CellResult, Comparison, Row, cells, comparisons, good
+from .table import CellResult, Comparison, Row, cells, comparisons, good, on_the_way
 
 
 @dataclass
@@ -257,7 +257,13 @@ def _finetuning(m: Material) -> Html:
     if not rows:
         return Html("")
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    return m.draw("finetuning", figures.draw_finetuning(rows, tasks), 3.2, CAPTIONS["finetuning"])
+    drawn = m.draw("finetuning", figures.draw_finetuning(rows, tasks), 3.2, CAPTIONS["finetuning"])
+    soon = [(w.task, w.cell, w.seeds, f"{w.base_rate:.3f}", f"{w.rate:.3f}", percent(w.by_seed))
+            for w in on_the_way(m.rows, m.study)]  # fmt: skip
+    if not soon:
+        return drawn
+    heads = ("task", "from", "training seeds", "mean success from no dispersion", "mean success", "difference")
+    return join([drawn, table(heads, soon), element("p", NOTES["finetuning"], "muted")])
 
 
 def _failures(m: Material) -> Html:

@@ -12,7 +12,7 @@ from ..files import atomic_path, write_json, write_text
 from ..report_page import page
 from .pages import Material, content
 from .store import Store
-from .table import cells, cells_table, comparisons, comparisons_table, runs_table
+from .table import cells, cells_table, comparisons, comparisons_table, on_the_way, on_the_way_table, runs_table
 
 
 def write_report(folder: Path, out: Path) -> Path:
@@ -26,9 +26,13 @@ def write_report(folder: Path, out: Path) -> Path:
     tables = {
         "cells.csv": cells_table(cells(known, study)),
         "comparisons.csv": comparisons_table(comparisons(known, study)),
+        "finetuning.csv": on_the_way_table(on_the_way(known, study)),
         "runs.csv": runs_table(known),
     }
     for name, table in tables.items():
+        if not table:
+            (out / name).unlink(missing_ok=True)  # of an earlier report
+            continue
         write_text(out / name, as_csv(table))
     for path in out.glob("*.png"):
         path.unlink()  # of an earlier report
@@ -50,9 +54,7 @@ def _planned(study: Any, store: Store) -> int:
 
 
 def as_csv(table: Sequence[dict[str, Any]]) -> str:
-    """Comma-separated, with a head; empty for no rows."""
-    if not table:
-        return ""
+    """Comma-separated, with a head."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(table[0]), lineterminator="\n")
     writer.writeheader()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import mean
 from typing import Any
 
 from ..statistics import Interval, paired_difference, wilson
@@ -108,6 +109,37 @@ def _compare(cell: CellResult, base: CellResult, study: Study) -> Comparison | N
     )
 
 
+@dataclass(frozen=True)
+class OnTheWay:
+    """Success of the training episodes, averaged over a whole fine-tuning: who gets there sooner has more of it."""
+
+    task: str
+    cell: str
+    baseline: str
+    seeds: int
+    rate: float  # mean over training seeds
+    base_rate: float
+    by_seed: Interval  # of the mean difference: Student's
+
+
+def on_the_way(rows: Sequence[Row], study: Study) -> list[OnTheWay]:
+    """Every fine-tuned cell against its own baseline, on the training seeds that both have."""
+    curves: dict[tuple[str, str], dict[int, float]] = {}
+    tuned = [c for c in cells(rows, study) if c.policy == "finetuned"]
+    for cell in tuned:
+        means = {row["seed"]: mean(y for _, y in row["curve"]) for row in cell.rows if row.get("curve")}
+        curves[cell.task, cell.cell] = means
+    found = []
+    for cell in tuned:
+        own, base = curves[cell.task, cell.cell], curves.get((cell.task, cell.first["baseline"]), {})
+        both = [seed for seed in own if seed in base]
+        if cell.first["mode"] != "off" and both:
+            rates = (mean(own[s] for s in both), mean(base[s] for s in both))
+            gain = mean_interval([own[s] - base[s] for s in both])
+            found.append(OnTheWay(cell.task, cell.cell, cell.first["baseline"], len(both), *rates, gain))
+    return found
+
+
 def family_of(cell: CellResult, study: Study) -> str:
     """Whether a comparison was stated before the runs."""
     p = study.primary
@@ -163,6 +195,22 @@ def comparisons_table(results: Sequence[Comparison]) -> list[dict[str, Any]]:
             "each_seed": " ".join(f"{d:+.3f}" for d in c.differences),
         }
         for c in results
+    ]
+
+
+def on_the_way_table(results: Sequence[OnTheWay]) -> list[dict[str, Any]]:
+    """For finetuning.csv."""
+    return [
+        {
+            "task": w.task,
+            "cell": w.cell,
+            "minus": w.baseline,
+            "training_seeds": w.seeds,
+            "mean_success": round(w.rate, 4),
+            "mean_success_of_baseline": round(w.base_rate, 4),
+            **{f"difference_{k}": round(v, 4) for k, v in asdict(w.by_seed).items()},
+        }
+        for w in results
     ]
 
 

@@ -277,6 +277,9 @@ def test_a_report_of_a_part_of_the_results(tmp_path: Path, monkeypatch: pytest.M
     ]
     pictures = {path.stem for path in out.glob("*.png")}
     assert pictures == {"success-reach", "differences-reach", "features-reach-early-normalised", "finetuning"}
+    with open(out / "finetuning.csv", newline="") as file:
+        assert [(line["cell"], line["training_seeds"]) for line in csv.DictReader(file)] == [(CELL, "1")]
+    assert "who gets there sooner" in page
     with open(out / "runs.csv", newline="") as file:
         assert [line["status"] for line in csv.DictReader(file)].count("failed") == 1
     empty = Store(tmp_path / "empty")

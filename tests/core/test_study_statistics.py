@@ -11,7 +11,7 @@ from scipy import stats
 from d2ppo_core.study.command import SHIPPED
 from d2ppo_core.study.schema import difficulty, read_study
 from d2ppo_core.study.statistics import holm, line_with_band, mean_interval, sign_flip_test
-from d2ppo_core.study.table import comparisons
+from d2ppo_core.study.table import comparisons, on_the_way
 
 RNG, CELL = np.random.default_rng(11), "normalised-infonce_l2-late-0.1"
 
@@ -91,6 +91,21 @@ def test_primary_tests_are_corrected_for_all_that_were_stated() -> None:
     assert one[0].p is None and one[0].p_holm is None
     failed = comparisons([{**lift[0], "status": "failed"}, *lift[1:]], study)
     assert failed[0].seeds == (1, 2, 3, 4), "a seed without its baseline is no pair"
+
+
+def test_who_gets_there_sooner_has_more_success_on_the_way() -> None:
+    """Both end at 1; the mean of a curve is what lies below it. A seed without its baseline is no pair."""
+    study, _ = read_study(SHIPPED / "tier3.yaml")
+    slow, soon = [[100, 0.2], [200, 0.4], [300, 1.0]], [[100, 0.2], [200, 0.9], [300, 1.0]]
+    made = [{**row, "policy": "finetuned", "curve": slow if row["mode"] == "off" else soon}
+            for row in rows("lift", [0.0, 0.0, 0.0])]  # fmt: skip
+    made[1]["curve"] = [[100, 0.5], [200, 0.9], [300, 1.0]]  # of seed 0
+    (way,) = on_the_way([*made[:-2], made[-1], *rows("can", [0.1])], study)
+    assert (way.task, way.cell, way.seeds) == ("lift", CELL, 2)
+    assert (way.rate, way.base_rate) == pytest.approx((2.25 / 3, 1.6 / 3))
+    low, high = stats.t.interval(0.95, 1, 0.65 / 3, stats.sem([0.8 / 3, 0.5 / 3]))
+    assert way.by_seed.value == pytest.approx(0.65 / 3)
+    assert (way.by_seed.low, way.by_seed.high) == pytest.approx((max(-1, low), min(1, high)))
 
 
 def test_mean_interval_is_students() -> None:
