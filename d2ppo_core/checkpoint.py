@@ -100,11 +100,11 @@ def _compact(state: Any) -> Any:
 
 def load_resume(path: str | Path) -> dict[str, Any]:
     """Open a resume file without running anything that may be in it."""
-    try:
-        with explain_os_errors("reading", path):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a resume file of this program ({str(error).splitlines()[0]}); delete it and resume from an "
-            "older copy, or start again with overwrite=true"
-        ) from error
+    with explain_os_errors("reading", path), open(path, "rb") as file:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+            raise UserError(
+                f"{path} is cut off, damaged, or no resume file of this program; put an older copy in its place and "
+                "resume from that, or start again with overwrite=true"
+            ) from error

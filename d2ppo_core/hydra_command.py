@@ -24,6 +24,7 @@ from .conf import schema
 from .errors import UserError, choose, did_you_mean
 
 CONF = str(Path(__file__).parent / "conf")
+GROUPS = ("task", "policy", "dispersive", "algorithm", "randomise", "rollout", "experiment")
 ConfigStore.instance().store(name="schema", node=schema.Config)
 # Hydra's own launcher composes the jobs of a sweep also where Ray runs them (scale/sweep.py).
 ConfigStore.instance().store(group="hydra/launcher", name="ray", node=BasicLauncherConf)
@@ -94,7 +95,7 @@ def explain(error: Exception) -> str:
     """Hydra's complaint in one line, with its reason, and with the options that look like the one given."""
     text = " ".join(str(error).split()).split(" Config search path")[0].rstrip(".")
     if found := re.match(r"Could not override '([^']+)'", text):
-        return f"there is no option '{found[1]}'" + did_you_mean(found[1], _option_names(schema.Config()))
+        return f"there is no option '{found[1]}'" + did_you_mean(found[1], [*GROUPS, *_option_names(schema.Config())])
     if (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)) and (Path(CONF) / found[1]).is_dir():
         return f"there is no {found[1]}={found[2]}" + choose(found[2], _choices(found[1]))
     if isinstance(error.__cause__, OmegaConfBaseException):
@@ -118,10 +119,7 @@ def help_text(name: str, summary: str, example: str) -> str:
         lines += _describe(field_name, getattr(config, field_name), _help_of(schema.Config, field_name))
     for field_name in ("seed", "device", "threads", "run_dir", "resume", "overwrite", "wandb"):
         lines += _describe(field_name, getattr(config, field_name), _help_of(schema.Config, field_name))
-    groups = [
-        f"  {group}={'|'.join(_choices(group))}"
-        for group in ("task", "policy", "dispersive", "algorithm", "randomise", "rollout", "experiment")
-    ]
+    groups = [f"  {group}={'|'.join(_choices(group))}" for group in GROUPS]
     return (
         f"d2ppo {name}: {summary}\n\nexample:\n  {example}\n\ngroups to choose from (files in conf/):\n"
         + "\n".join(groups)

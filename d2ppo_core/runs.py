@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from .conf.schema import Config
 from .errors import UserError, explain_os_errors
 from .files import write_json, write_text
 
 RESUME_FILE = "resume.pt"
+OURS = ("config.yaml", "metrics.jsonl", "summary.json", "evaluation.json", RESUME_FILE, "*.safetensors", ".*.partial",
+        "tensorboard", "videos", "wandb")  # fmt: skip # what runs write: all that overwrite=true removes
 
 
 class RunFolder:
@@ -42,8 +46,10 @@ class RunFolder:
         """Make the folder, or check that what is in it may be continued or replaced."""
         used = (self.path / "config.yaml").exists()
         text = OmegaConf.to_yaml(OmegaConf.structured(config))
+        if used:
+            self._require_ours()
         if used and config.overwrite:
-            shutil.rmtree(self.path)
+            self._clear()
         elif used and config.resume:
             self._require_same(config)
             return
@@ -55,6 +61,21 @@ class RunFolder:
         with explain_os_errors("making the run folder", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.path / "config.yaml", text)
+
+    def _require_ours(self) -> None:
+        """Other programs have a config.yaml, too."""
+        try:
+            before = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+            before = None
+        if not isinstance(before, dict) or not {"run_dir", "task", "dispersive"} <= set(before):
+            raise UserError(f"{self.path / 'config.yaml'} is not of a run of d2ppo; choose another run_dir")
+
+    def _clear(self) -> None:
+        """Remove an earlier run, and nothing that may lie beside it."""
+        with explain_os_errors("removing the earlier run in", self.path):
+            for path in [path for pattern in OURS for path in self.path.glob(pattern)]:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _require_same(self, config: Config) -> None:
         """A resumed run must be the same run: only where it lives, who steps it and how it is watched may change."""

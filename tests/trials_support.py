@@ -111,12 +111,12 @@ def frame(stamp: int, number: int) -> bytes:
     return build(OURS + "FrameInfo", header=header(stamp, "eye"), number=number, dropped=0, repeated=0)
 
 
-def tiny_policy(path: Path, history: int = 1, cameras: bool = False, horizon: int = 4) -> Actor:
-    """A policy with random weights for the toy task, saved as `path`."""
+def tiny_policy(path: Path, history: int = 1, cameras: bool = False, horizon: int = 4, task: str = "reach") -> Actor:
+    """A policy with random weights for the toy task, whatever it calls itself, saved as `path`."""
     keys = (LowDim(name="position", size=2, body="point"), LowDim(name="goal", size=2, body="goal"))
     simulator = SimulatorSpec(name="toy", version="1", environment="Reach", controller="none")
     spec = PolicySpec(
-        task="reach",
+        task=task,
         observation=ObservationSpec(lowdim=keys, cameras=(CAMERA,) if cameras else (), history=history),
         action=ActionSpec(meaning="planar_delta", position_scale=0.1, rotation_scale=0.0, gripper="none"),
         horizon=horizon,

@@ -332,7 +332,7 @@ class Config:
     threads: int = option(0, "CPU threads of torch; 0: one for each core. Exact repetition needs the same number")
     run_dir: str = option("", "folder of this run; empty: runs/COMMAND-TASK-TIME")
     resume: bool = option(False, "go on with the run in run_dir, bit for bit as if it had never stopped")
-    overwrite: bool = option(False, "delete what is in run_dir first")
+    overwrite: bool = option(False, "delete the run that is in run_dir first (and nothing else there)")
     wandb: str = option("", "project name: log to Weights & Biases too (needs the 'wandb' extra)")
 
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from ..cli import Parser
-from ..errors import UserError
+from ..errors import UserError, choose
 from .plan import Plan
 from .schema import read_study
 
@@ -33,7 +33,9 @@ def main(arguments: list[str]) -> int:
     if options.part == "report":
         from .report import write_report
 
-        print(write_report(options.folder, options.out or options.folder / "report"), flush=True)
+        summary = write_report(options.folder, options.out or options.folder / "report")
+        print(f"report: {summary.parent / 'report.html'}")
+        print(summary, flush=True)
         return 0
     return run_study(options)
 
@@ -47,6 +49,8 @@ def study_file(given: str) -> Path:
     """A path, or the name of a shipped study."""
     if given in shipped() and not Path(given).exists():
         return SHIPPED / f"{given}.yaml"
+    if not given.endswith((".yaml", ".yml")) and not Path(given).exists():
+        raise UserError(f"there is no study '{given}'{choose(given, shipped())} (or give a YAML file)")
     return Path(given)
 
 

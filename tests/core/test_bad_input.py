@@ -226,8 +226,37 @@ def test_pickles_are_never_opened(
     run = Path(shutil.copytree(policy_file.parent, tmp_path / "run"))
     torch.save({"step": Evil(str(trap))}, run / "resume.pt")
     arguments = (*PRETRAIN, f"data={reach_file}", f"run_dir={run}", "resume=true")
-    assert "is not a resume file" in refused(capsys, *arguments)
+    assert "no resume file of this program" in refused(capsys, *arguments)
     assert not trap.exists()
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000, -1])
+def test_a_resume_file_that_is_cut_off(
+    size: int, policy_file: Path, reach_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(policy_file.parent, tmp_path / "run"))
+    whole = (run / "resume.pt").read_bytes()
+    (run / "resume.pt").write_bytes(whole[:size])
+    said = refused(capsys, *PRETRAIN, f"data={reach_file}", f"run_dir={run}", "resume=true")
+    assert f"{run / 'resume.pt'} is cut off, damaged, or no resume file" in said
+
+
+def test_overwriting_removes_the_run_and_nothing_else(
+    policy_file: Path, reach_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(policy_file.parent, tmp_path / "run"))
+    (run / "thesis.txt").write_text("three years")
+    (run / "nested").mkdir()
+    (run / "nested" / "config.yaml").write_text("another: run")
+    again = (*PRETRAIN, f"data={reach_file}", "overwrite=true")
+    assert cli.main([*again, f"run_dir={run}", "train.steps=1", "train.save_every=0"]) == 0
+    assert (run / "thesis.txt").read_text() == "three years" and (run / "nested" / "config.yaml").exists()
+    assert "steps: 1\n" in (run / "config.yaml").read_text()
+    capsys.readouterr()
+    for options in ("overwrite=true", "resume=true"):
+        said = refused(capsys, *PRETRAIN, f"data={reach_file}", f"run_dir={run / 'nested'}", options)
+        assert "is not of a run of d2ppo" in said
+    assert (run / "nested" / "config.yaml").read_text() == "another: run"
 
 
 def test_wrong_task_for_a_checkpoint(policy_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2ppo_core.checkpoint import save_policy
+from d2ppo_core.checkpoint import read_policy, save_policy
 from d2ppo_core.errors import UserError
 from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.tasks import load_task, observation_spec
@@ -126,6 +126,20 @@ def test_nothing_starts_without_a_policy_or_with_what_is_not_there(policy: Path)
     ):  # fmt: skip
         with pytest.raises(UserError, match=re.escape(message)):
             scenarios.parse(scenario, words)
+
+
+def test_what_the_policy_alone_forbids_is_refused_before_anything_starts(policy: Path, tmp_path: Path) -> None:
+    toy, _ = read_policy(policy)
+    save_policy(tmp_path / "toy.safetensors", toy.model_copy(update={"task": "reach"}), {})
+    for words, message in (
+        ([f"checkpoint={tmp_path / 'toy.safetensors'}"], "'reach' is a toy without a robot"),
+        ([f"checkpoint={policy}", "task=reach"], "'reach' is a toy without a robot"),
+        ([f"checkpoint={policy}", "task=can_image"], "is a policy for task 'lift_image', not 'can_image'"),
+        ([f"checkpoint={policy}", "executor=rtc"], "executor mode 'rtc'"),
+    ):
+        for scenario in ("sim", "robot"):
+            with pytest.raises(UserError, match=re.escape(message)):
+                graph.system(scenario, scenarios.parse(scenario, words))
 
 
 @given(st.text(st.characters(blacklist_categories=("Cc", "Cs", "Zl", "Zp"))))

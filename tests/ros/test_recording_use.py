@@ -154,7 +154,7 @@ def test_show_counts_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert torn["lossy"] is True
     assert torn["topics"]["/camera/eye/frame"]["missing"] == 2
     assert whole["topics"]["/command/applied"] | {"rate": 0} == {
-        "type": OURS + "Command", "seen": 8, "written": 8, "dropped": 0, "lost": 0, "missing": 0, "rate": 0
+        "type": OURS + "Command", "seen": 8, "written": 8, "dropped": 0, "lost": 0, "missing": None, "rate": 0
     }  # fmt: skip
     assert whole["chunks"]["inference_ms"]["median"] == 2.0
     assert whole["commands"] == {"requested": {"DELTA": 8}, "applied": {"DELTA": 8}}

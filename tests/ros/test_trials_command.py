@@ -25,7 +25,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     """Two policies of one task, as training runs leave them."""
     for name, horizon in (("a", 4), ("b", 6)):
         (tmp_path / name).mkdir()
-        tiny_policy(tmp_path / name / "policy.safetensors", horizon=horizon)
+        tiny_policy(tmp_path / name / "policy.safetensors", horizon=horizon, task="lift")
     return tmp_path / "a", tmp_path / "b"
 
 
@@ -43,7 +43,7 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     tmp_path: Path, two: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = two
-    tiny_policy(tmp_path / "seeing.safetensors", cameras=True)
+    tiny_policy(tmp_path / "seeing.safetensors", cameras=True, task="lift")
     (tmp_path / "text.safetensors").write_text("no policy")
     for words, said in (
         ([f"policies={a},{tmp_path}/none"], "there is no such file or folder"),

@@ -17,7 +17,7 @@ from d2ppo_ros.recording.writer import Topic, TrialWriter
 from d2ppo_ros.safety.monitor import SafetyMonitor
 from d2ppo_ros.safety.settings import SafetySettings
 from d2ppo_ros.scenarios import SimulationOptions
-from trials_support import OURS, TOPICS, command, safety
+from trials_support import OURS, TOPICS, command, episode, safety
 
 LONG = Topic("/a_robot_with_a_name/camera/robot0_eye_in_hand/camera_info", "sensor_msgs/msg/CameraInfo")
 
@@ -76,21 +76,39 @@ def test_what_safety_changed_is_of_this_trial(tmp_path: Path, capsys: pytest.Cap
     assert states == ["READY", "ARMED", "STOPPED", "READY", "ARMED", "READY"]
 
 
-@pytest.mark.parametrize(("numbers", "missing"), [((900, 0, 901, 0, 0, 902), 0), ((900, 0, 902), 1), ((0, 0), 0)])
-def test_what_safety_commands_by_itself_leaves_no_gap(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], numbers: tuple[int, ...], missing: int
-) -> None:
+def test_what_safety_commands_by_itself_has_no_number() -> None:
     own = SafetyMonitor(SafetySettings(), ActionSpec(), 0)
     own.stop(0, "emergency stop")
     assert own.tick(0, 0).sequence == 0
-    sent = Topic("/command/sent", OURS + "Command")
-    writer = TrialWriter(tmp_path / "t", [sent], {"trial": "t"})
+
+
+@pytest.mark.parametrize(("topic", "numbers", "missing"), [
+    ("requested", (900, 901, 902), 0), ("requested", (900, 902), 1),
+    ("sent", (900, 0, 0, 902), None),  # safety sends its own without a number, and refuses some of the executor's
+    ("applied", (900, 907), None),  # nothing is obeyed that says to keep on
+])  # fmt: skip
+def test_a_gap_is_one_of_those_who_number_all_of_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], topic: str, numbers: tuple[int, ...], missing: int | None
+) -> None:
+    written = Topic(f"/command/{topic}", OURS + "Command")
+    writer = TrialWriter(tmp_path / "t", [written], {"trial": "t"})
     for stamp, number in enumerate(numbers):
-        writer.write(sent.name, stamp, command(stamp, number, np.zeros(7)))
+        writer.write(written.name, stamp, command(stamp, number, np.zeros(7)))
     writer.close({"ended": "stopped"})
     assert cli.main(["trials", "show", str(tmp_path / "t"), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)
-    assert (told["topics"][sent.name].get("missing") or 0, told["lossy"]) == (missing, bool(missing))
+    assert (told["topics"][written.name]["missing"], told["lossy"]) == (missing, bool(missing))
+
+
+def test_control_steps_end_with_the_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The simulator counts on while the record waits for the arm to be disarmed."""
+    writer = TrialWriter(tmp_path / "t", [Topic("/episode", OURS + "EpisodeState")], {"trial": "t"})
+    for step in range(9):
+        writer.write("/episode", step, episode(step, step, step >= 5, 7))
+    writer.close({"ended": "stopped"})
+    assert cli.main(["trials", "show", str(tmp_path / "t"), "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["episode"]["control_steps"] == 5
 
 
 def test_the_outcomes_of_another_run_are_not_overwritten(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from d2ppo_core.machine import MIXTURE_FIX, installed, ros_mixture
 from d2ppo_core.tasks import load_task
 
 from . import cell
+from .executor.settings import ExecutorSettings, check
 from .scenarios import CommonOptions, RecordOptions, RobotOptions, SimulationOptions, SystemOptions, parse
 
 BRINGUP = "d2ppo_bringup"  # the ament package of launch files and parameter files
@@ -118,6 +119,7 @@ def simulation(options: SimulationOptions) -> list[Process]:
     """Everything against the simulator."""
     spec = read_policy(options.checkpoint)[0]
     task, common = options.task or spec.task, {"lockstep": options.lockstep}
+    _require_robot(options.checkpoint, spec, task)
     return [
         Process("sim", f"{NODES}.sim", {"task": task, "limits": options.profile} | common | _lateness(options)),
         *cameras(spec, task),
@@ -130,6 +132,7 @@ def robot(options: RobotOptions) -> list[Process]:
     """Everything for a robot whose driver, and whose cameras' drivers, run already. A person arms it."""
     spec = read_policy(options.checkpoint)[0]
     task = options.task or spec.task
+    _require_robot(options.checkpoint, spec, task)
     staged = options.standin and has_cube(task)
     return [
         *arms(options, spec, task),
@@ -147,8 +150,18 @@ def recording(options: RecordOptions) -> list[Process]:
     return recorder(options.record, read_policy(options.checkpoint)[0], options.raw)
 
 
+def _require_robot(checkpoint: str, spec: PolicySpec, task: str) -> None:
+    """Refuse before a node is started what no node could bring together."""
+    if load_task(task).simulator == "toy":
+        raise UserError(f"task '{task}' is a toy without a robot; `d2ppo evaluate` runs its policies, ROS does not")
+    if load_task(task).environment != load_task(spec.task).environment:
+        raise UserError(f"{checkpoint} is a policy for task '{spec.task}', not '{task}'; leave task= out")
+
+
 def _acting(options: SystemOptions, spec: PolicySpec, common: dict[str, Any], policy: dict[str, Any]) -> list[Process]:
     """From safety, the last before the robot, to whoever watches; `policy` is the scenario's own of that node."""
+    mode = ExecutorSettings(mode=options.executor, rate=options.rate, lockstep=common.get("lockstep", False))
+    check(mode, spec.action, spec.horizon, spec.executed)
     policy = {"checkpoint": str(Path(options.checkpoint).absolute()), "seed": options.seed, "steps": options.steps,
               "threads": options.threads, "any_limits": options.any_limits} | policy  # fmt: skip
     watched = [camera.name for camera in spec.observation.cameras]

@@ -90,7 +90,7 @@ def parse(scenario: str, arguments: Sequence[str]) -> CommonOptions:
             said = near or f"; give {', '.join(kinds)} as key=value"
             raise UserError(f"'{word}' is no option of `d2ppo up {scenario}`{said}")
         values[name] = _value(kinds[name], text)
-    return build(SCENARIOS[scenario], values, f"d2ppo up {scenario}")
+    return build(SCENARIOS[scenario], values, f"up {scenario}")
 
 
 def _value(kind: type, text: str) -> Any:

@@ -48,13 +48,17 @@ class RunTrialsNode(Node):
     def __init__(self) -> None:
         super().__init__("trials")
         self.settings = declare(self, RunSettings)
-        self.finished, self.code = threading.Event(), 1
+        self.finished, self.code, self.closing = threading.Event(), 1, False
         self._policy: PolicyReport | None = None
         self._rows: list[dict[str, Any]] = []
         Listener(self).hear(PolicyReport, topics.POLICY, self._on_policy, topics.REPORT)
         self._client = ActionClient(self, RunTrial, topics.RUN_TRIAL)
         self._disarm = self.create_client(Trigger, topics.DISARM)
         threading.Thread(target=self._guarded, daemon=True, name="trials").start()
+
+    def close(self) -> None:
+        """A signal has come, or the last trial was."""
+        self.closing = True
 
     def _on_policy(self, report: PolicyReport) -> None:
         self._policy = report
@@ -63,7 +67,8 @@ class RunTrialsNode(Node):
         try:
             self.code = self._run()
         except Exception as error:
-            print(f"d2ppo: the trials ended: {error}", flush=True)
+            if not self.closing:  # while ROS goes down, what is asked of others fails in its own ways
+                print(f"d2ppo: the trials ended: {error}", flush=True)
         finally:
             self.finished.set()
 

@@ -14,7 +14,8 @@ from ..records import SECOND, Chunk, Command, Episode, SafetyReport
 from .export import succeeded
 from .reader import Trial
 
-NUMBERED = {"Command": "sequence", "FrameInfo": "number"}  # messages that count themselves, and by which field
+# What counts all of its own, and by which field. Safety passes on some of the executor's commands, a robot obeys some.
+NUMBERED = {"command/requested": "sequence", "/frame": "number"}
 
 
 def describe(trial: Trial) -> dict[str, Any]:
@@ -55,18 +56,14 @@ def _ended(about: dict[str, Any]) -> str:
 
 
 def _times_and_gaps(trial: Trial) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """By topic: when its first and last message were received; how many numbers are missing in between. What safety
-    commands by itself has none (0).
-    """
+    """By topic: when its first and last message were received; how many numbers are missing in between."""
     times: dict[str, tuple[int, int]] = {}
     seen: dict[str, set[int]] = {}
     for recorded in trial.messages():
         first, _ = times.get(recorded.topic, (recorded.received, 0))
         times[recorded.topic] = first, recorded.received
-        field = NUMBERED.get(recorded.message.__msgtype__.rsplit("/", 1)[1])
-        number = getattr(recorded.message, field) if field else 0
-        if number:
-            seen.setdefault(recorded.topic, set()).add(number)
+        if field := next((field for end, field in NUMBERED.items() if recorded.topic.endswith(end)), None):
+            seen.setdefault(recorded.topic, set()).add(getattr(recorded.message, field))
     return times, {topic: max(found) - min(found) + 1 - len(found) for topic, found in seen.items()}
 
 
@@ -99,10 +96,12 @@ def _commands(trial: Trial) -> dict[str, dict[str, int]]:
 
 
 def _episode(trial: Trial) -> dict[str, Any]:
-    last = max(trial.records(Episode, "episode"), key=lambda episode: episode.step, default=None)
-    if last is None:
+    """How the trial stood when it was over; the record goes on until the arm is disarmed."""
+    told = sorted(trial.records(Episode, "episode"), key=lambda episode: episode.step)
+    if not told:
         return {}
-    return {"seed": last.seed, "control_steps": last.step, "terminated": last.terminated, "truncated": last.truncated}
+    end = next((e for e in told if e.success or e.terminated or e.truncated), told[-1])
+    return {"seed": end.seed, "control_steps": end.step, "terminated": end.terminated, "truncated": end.truncated}
 
 
 def _safety(trial: Trial) -> dict[str, Any]:
