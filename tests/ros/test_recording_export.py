@@ -96,7 +96,7 @@ def test_a_trial_with_a_gap_is_left_out_and_the_others_are_exported(
     holes = again(folder, tmp_path / "holes", "/robot/state", lose)
     assert cli.main(["trials", "export", str(folder), str(holes), "--out", str(tmp_path / "x.hdf5")]) == 0
     told = capsys.readouterr()
-    assert "1 episodes, 8 control steps" in told.out
+    assert "1 episodes, 8 control steps" in told.out and "(1 of 2 trials left out)" in told.out
     assert f"left out {holes}" in told.err and "no 'position' within" in told.err
     assert cli.main(["trials", "export", str(holes), "--out", str(tmp_path / "y.hdf5")]) == 2
     assert "no 'position' within" in capsys.readouterr().err and not (tmp_path / "y.hdf5").exists()

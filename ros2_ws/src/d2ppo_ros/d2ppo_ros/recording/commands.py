@@ -161,7 +161,8 @@ def _export(options: argparse.Namespace) -> int:
     if report.clipped:
         print(f"{report.clipped} control steps asked for more than an action can; they were clipped", file=sys.stderr)
     if not options.json:
-        print(f"{report.episodes} episodes, {report.steps} control steps -> {options.out}")
+        missed = f" ({len(report.left_out)} of {len(options.trials)} trials left out)" if report.left_out else ""
+        print(f"{report.episodes} episodes, {report.steps} control steps -> {options.out}{missed}")
     return 0
 
 
