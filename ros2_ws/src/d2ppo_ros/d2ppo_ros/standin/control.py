@@ -45,7 +45,8 @@ class ControlServer:
             reply.put(self._answer(request))
 
     def close(self) -> None:
-        """Listen no more."""
+        """Listen no more. Closing alone would leave the port open as long as a thread waits in `accept`."""
+        self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _answer(self, request: Any) -> Answer:
