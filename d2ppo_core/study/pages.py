@@ -30,6 +30,7 @@ class Material:
     def __post_init__(self) -> None:
         self.cells = cells(self.rows, self.study)
         self.comparisons = comparisons(self.rows, self.study)
+        self.on_the_way = on_the_way(self.rows, self.study)
 
     def draw(self, name: str, drawing: report_figures.Draw, height: float, caption: str) -> Html:
         """A figure of the page, kept as PNG, too."""
@@ -259,7 +260,7 @@ def _finetuning(m: Material) -> Html:
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     drawn = m.draw("finetuning", figures.draw_finetuning(rows, tasks), 3.2, CAPTIONS["finetuning"])
     soon = [(w.task, w.cell, w.seeds, f"{w.base_rate:.3f}", f"{w.rate:.3f}", percent(w.by_seed))
-            for w in on_the_way(m.rows, m.study)]  # fmt: skip
+            for w in m.on_the_way]  # fmt: skip
     if not soon:
         return drawn
     heads = ("task", "from", "training seeds", "mean success from no dispersion", "mean success", "difference")

@@ -12,7 +12,7 @@ from ..files import atomic_path, write_json, write_text
 from ..report_page import page
 from .pages import Material, content
 from .store import Store
-from .table import cells, cells_table, comparisons, comparisons_table, on_the_way, on_the_way_table, runs_table
+from .table import cells_table, comparisons_table, on_the_way_table, runs_table
 
 
 def write_report(folder: Path, out: Path) -> Path:
@@ -24,9 +24,9 @@ def write_report(folder: Path, out: Path) -> Path:
     material = Material(study, about, known, store.cost(), _planned(study, store))
     text = page(f"Study {study.name}", content(material))
     tables = {
-        "cells.csv": cells_table(cells(known, study)),
-        "comparisons.csv": comparisons_table(comparisons(known, study)),
-        "finetuning.csv": on_the_way_table(on_the_way(known, study)),
+        "cells.csv": cells_table(material.cells),
+        "comparisons.csv": comparisons_table(material.comparisons),
+        "finetuning.csv": on_the_way_table(material.on_the_way),
         "runs.csv": runs_table(known),
     }
     for name, table in tables.items():

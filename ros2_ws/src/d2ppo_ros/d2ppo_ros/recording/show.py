@@ -14,8 +14,9 @@ from ..records import SECOND, Chunk, Command, Episode, SafetyReport
 from .export import succeeded
 from .reader import Trial
 
-# What counts all of its own, and by which field. Safety passes on some of the executor's commands, a robot obeys some.
-NUMBERED = {"command/requested": "sequence", "/frame": "number"}
+# What is there with every number, by the end of its topic and the field: safety answers each of the executor's commands
+# under its number. Of what a robot obeys there are some alone.
+NUMBERED = {"command/requested": "sequence", "command/sent": "sequence", "/frame": "number"}
 
 
 def describe(trial: Trial) -> dict[str, Any]:
@@ -56,14 +57,18 @@ def _ended(about: dict[str, Any]) -> str:
 
 
 def _times_and_gaps(trial: Trial) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-    """By topic: when its first and last message were received; how many numbers are missing in between."""
+    """By topic: when its first and last message were received; how many numbers are missing in between. What safety
+    commands by itself has none (0).
+    """
     times: dict[str, tuple[int, int]] = {}
     seen: dict[str, set[int]] = {}
     for recorded in trial.messages():
         first, _ = times.get(recorded.topic, (recorded.received, 0))
         times[recorded.topic] = first, recorded.received
-        if field := next((field for end, field in NUMBERED.items() if recorded.topic.endswith(end)), None):
-            seen.setdefault(recorded.topic, set()).add(getattr(recorded.message, field))
+        field = next((field for end, field in NUMBERED.items() if recorded.topic.endswith(end)), None)
+        number = getattr(recorded.message, field) if field else 0
+        if number:
+            seen.setdefault(recorded.topic, set()).add(number)
     return times, {topic: max(found) - min(found) + 1 - len(found) for topic, found in seen.items()}
 
 
