@@ -18,7 +18,7 @@ from .robosuite_env import MODEL_SEED, make_stock, numpy_seeded
 
 SLICE = 0.25  # s
 EPISODE, CHUNK, HOLD = 96, 8, 8  # control steps: of an episode, in a chunk, for which a random action is held
-ENVS_PER_CORE = 25  # on two cores the 50 environments of the papers; with 4 the last of a chunk leaves the other core idle
+ENVS_PER_CORE = 25  # the papers' 50 on two cores; with few of them the last one of a chunk leaves the other cores idle
 
 
 @dataclass
