@@ -59,7 +59,8 @@ class Normalizer(nn.Module):
     def normalize_state(self, state: Tensor) -> Tensor:
         """(..., Do) SI units -> about [-1, 1]."""
         x = 2 * (state - self.state_min) / (self.state_max - self.state_min) - 1
-        return x.clamp(-self.clip, self.clip) if self.clip > 0 else x
+        limit = self.clip.where(self.clip > 0, torch.inf)  # no `if`: it would wait for a GPU
+        return x.clamp(-limit, limit)
 
     def normalize_action(self, action: Tensor) -> Tensor:
         """(..., Da) raw policy action -> [-1, 1]."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import load_resume, save_policy, save_resume
+from .compiling import compiled
 from .conf.schema import Config, Ema
 from .data.batches import make_batches
 from .data.robomimic import Demonstrations
@@ -45,6 +46,8 @@ def main(config: Config) -> None:
     ranks = join(device)
     if config.seeds and ranks.count > 1:
         raise UserError("seeds= trains several policies in one process; leave it out, or start without torchrun")
+    if config.compile and (config.seeds or ranks.count > 1):
+        raise UserError("compile=true is for one policy in one process; leave it out, or seeds= and torchrun")
     demos, spec = load_demonstrations(config)
     if config.seeds:
         from .pretrain_seeds import pretrain_seeds
@@ -77,6 +80,7 @@ class Pretrainer:
         self.config, self.train, self.device, self.ranks = config, config.train, device, ranks
         self.policy, self.dispersive = policy, dispersive
         dispersive.whole = ranks.whole
+        self.loss = compiled(policy.loss, config.compile)
         self.ema = copy.deepcopy(policy.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=self.train.optimiser.lr, weight_decay=self.train.weight_decay, fused=True
@@ -153,7 +157,7 @@ class Pretrainer:
 
     def train_step(self, step: int, log: bool) -> dict[str, Any]:
         """One gradient step: imitation + λ · dispersive loss (D2PPO Eq. 6), AdamW, EMA."""
-        loss = self.policy.loss(*self.draw(step), self.dispersive)
+        loss = self.loss(*self.draw(step), self.dispersive)
         total = self.total(loss)
         set_learning_rate(self.optimiser, learning_rate(step, self.train.optimiser, self.steps))
         self.optimiser.zero_grad(set_to_none=True)

@@ -27,10 +27,12 @@ def forms() -> dict[str, DispersiveConfig]:
     return found | {f"{mode} infonce_l2": DispersiveConfig(mode=mode) for mode in ("release", "paper")}
 
 
-def stepper(hidden: tuple[int, ...], dispersive: DispersiveConfig, device: torch.device) -> Callable[[], int]:
+def stepper(
+    hidden: tuple[int, ...], dispersive: DispersiveConfig, device: torch.device, compile: bool
+) -> Callable[[], int]:
     """The product's own training step on synthetic windows, batch 256; logging steps are not among them."""
     config = can_config(hidden)
-    config.dispersive = dispersive
+    config.dispersive, config.compile = dispersive, compile
     spec = spec_of(config)
     demos = demonstrations(spec)
     trainer = Pretrainer(config, policy_of(config, demos, spec).to(device), demos, DispersiveLoss(dispersive), device)
@@ -43,13 +45,34 @@ def stepper(hidden: tuple[int, ...], dispersive: DispersiveConfig, device: torch
     return step
 
 
-def measure(seconds: float, device: torch.device, finish: Finish) -> dict[str, Any]:
+def measure(seconds: float, device: torch.device, finish: Finish, compile: bool = False) -> dict[str, Any]:
     """For each network and form: steps per second, and how many times a step without dispersion it takes."""
     report: dict[str, Any] = {}
     for network, hidden in NETWORKS.items():
-        clocks = take_turns({name: stepper(hidden, form, device) for name, form in forms().items()}, seconds, finish)
-        report[network] = {
-            name: clock.report() | {"times_no_dispersion": round(ratio(clocks, name, "none"), 3)}
-            for name, clock in clocks.items()
-        }
+        report[network] = _in_turns(forms(), hidden, device, False, seconds, finish)
+        for variant in VARIANTS if compile else ():
+            torch._dynamo.reset()  # what other forms left would be looked through at every call
+            found = _in_turns(_of_variant(variant), hidden, device, True, seconds, finish)
+            report[network] |= {f"compiled: {name}": row for name, row in found.items()} | report[network]
     return report
+
+
+def _of_variant(variant: str) -> dict[str, DispersiveConfig]:
+    """The normalised forms of one variant, and none."""
+    return {name: form for name, form in forms().items() if form.mode == "off" or f"normalised {variant}" in name}
+
+
+def _in_turns(
+    which: dict[str, DispersiveConfig],
+    hidden: tuple[int, ...],
+    device: torch.device,
+    compile: bool,
+    seconds: float,
+    finish: Finish,
+) -> dict[str, Any]:
+    """Rates of these forms, taking turns with no dispersion."""
+    clocks = take_turns({n: stepper(hidden, form, device, compile) for n, form in which.items()}, seconds, finish)
+    return {
+        name: clock.report() | {"times_no_dispersion": round(ratio(clocks, name, "none"), 3)}
+        for name, clock in clocks.items()
+    }

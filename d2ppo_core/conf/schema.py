@@ -330,6 +330,7 @@ class Config:
     )
     device: str = option("auto", "auto | cpu | cuda")
     threads: int = option(0, "CPU threads of torch; 0: one for each core. Exact repetition needs the same number")
+    compile: bool = option(False, "torch.compile what is trained: up to a minute at the start, then fewer kernels")
     run_dir: str = option("", "folder of this run; empty: runs/COMMAND-TASK-TIME")
     resume: bool = option(False, "go on with the run in run_dir, bit for bit as if it had never stopped")
     overwrite: bool = option(False, "delete the run that is in run_dir first (and nothing else there)")
@@ -338,7 +339,7 @@ class Config:
 
 PARTS: dict[str, tuple[str, ...]] = {
     "demos": ("task", "simulator", "demos", "randomise"),
-    "pretrain": ("task", "data", "policy", "dispersive", "train", "ema", "seeds"),
+    "pretrain": ("task", "data", "policy", "dispersive", "train", "ema", "seeds", "compile"),
     "finetune": (
         "task",
         "simulator",
@@ -354,6 +355,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "limits",
         "minibatch",
         "truncation",
+        "compile",
     ),
     "evaluate": ("simulator", "checkpoint", "baseline", "evaluation", "cluster", "randomise", "limits"),
 }
