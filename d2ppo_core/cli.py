@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import NoReturn
 
 from .errors import UserError, choose
+from .version import code_version
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def usage(commands: dict[str, Command]) -> str:
     """What `d2ppo --help` prints."""
     return (
         "d2ppo: from demonstrations to a fine-tuned manipulation policy.\n\n"
-        "usage: d2ppo COMMAND [key=value ...]        d2ppo COMMAND --help\n\n" + listing(commands) + "\n\n"
+        "usage: d2ppo COMMAND [key=value ...]        d2ppo COMMAND --help        d2ppo --version\n\n" + listing(commands) + "\n\n"
         "A first run, in order:\n"
         "  d2ppo demos    experiment=demo\n"
         "  d2ppo pretrain experiment=demo data=demos/lift.hdf5 run_dir=runs/lift\n"
@@ -93,6 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
     together = int(os.environ.get("WORLD_SIZE") or 1) > 1  # one of the processes that torchrun started
     commands: dict[str, Command] = {}
     try:
+        if name == "--version":
+            print(f"d2ppo {code_version()}")
+            return 0
         commands = registered()  # takes seconds: inside, for whoever thinks better of it meanwhile
         if name in HELP:
             print(usage(commands))

@@ -22,6 +22,8 @@ from .errors import UserError, explain_os_errors
 from .files import write_json, write_text
 
 RESUME_FILE = "resume.pt"
+FREE = {"run_dir", "resume", "overwrite", "wandb", "cluster"}  # settings that may change when a run goes on
+SHOWN = 3  # of the settings that may not
 OURS = ("config.yaml", "metrics.jsonl", "summary.json", "evaluation.json", RESUME_FILE, "*.safetensors", ".*.partial",
         "tensorboard", "videos", "wandb")  # fmt: skip # what runs write: all that overwrite=true removes
 
@@ -81,16 +83,12 @@ class RunFolder:
         """A resumed run must be the same run: only where it lives, who steps it and how it is watched may change."""
         before = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
         now = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
-        free = {"run_dir", "resume", "overwrite", "wandb", "cluster"}
-        changed = [
-            k
-            for k in now  # type: ignore[union-attr]
-            if k not in free and _settings(before.get(k)) != _settings(now[k])  # type: ignore[union-attr]
-        ]
-        if changed:
+        before, now = ({k: v for k, v in of.items() if k not in FREE} for of in (before, now))  # type: ignore[union-attr]
+        if changed := _changes(before, now):
+            more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
             raise UserError(
-                f"{self.path} was started with other settings of {', '.join(changed)}; resume with the same settings "
-                "(they are in its config.yaml) or choose another run_dir"
+                f"{self.path} was started with other settings: {', '.join(changed[:SHOWN])}{more}; resume with the "
+                "same settings (they are in its config.yaml) or choose another run_dir"
             )
 
     def saved(self) -> str:
@@ -154,9 +152,12 @@ class RunFolder:
             self._board.close()
 
 
-def _settings(section: Any) -> Any:
-    """A section of the configuration without its number of workers, on which no result depends."""
-    return {k: v for k, v in section.items() if k != "workers"} if isinstance(section, dict) else section
+def _changes(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two configurations, `name=value (was value)` each; workers change no result."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{name}={now} (was {before})"]
+    keys = [key for key in now | before if key != "workers"]
+    return [text for k in keys for text in _changes(before.get(k), now.get(k), f"{name}.{k}" if name else k)]
 
 
 def _wandb_writer(project: str, path: Path) -> Any:

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from d2ppo_core import cli, files
+from d2ppo_core import __version__, cli, files
 from d2ppo_core.data.robomimic import write_demonstrations
 from d2ppo_core.errors import UserError
 from support import ENV_ARGS, reach_episodes
@@ -135,6 +135,11 @@ def test_flat_dimension_is_refused_or_centred(tmp_path: Path, capsys: pytest.Cap
 )
 def test_wrong_command_line(arguments: tuple[str, ...], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in refused(capsys, *arguments)
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"d2ppo {__version__}")
 
 
 @pytest.mark.parametrize(

@@ -91,4 +91,4 @@ def test_resuming_with_other_settings_is_refused(reach_file: Path, tmp_path: Pat
     assert "resume=true" in again.stderr
     other = d2ppo(*arguments, "resume=true", "train.batch=16", check=False)
     assert other.returncode == 2
-    assert "train" in other.stderr
+    assert "was started with other settings: train.batch=16 (was 32); resume with the same" in other.stderr
