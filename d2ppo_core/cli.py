@@ -74,7 +74,8 @@ def usage(commands: dict[str, Command]) -> str:
     """What `d2ppo --help` prints."""
     return (
         "d2ppo: from demonstrations to a fine-tuned manipulation policy.\n\n"
-        "usage: d2ppo COMMAND [key=value ...]        d2ppo COMMAND --help        d2ppo --version\n\n" + listing(commands) + "\n\n"
+        "usage: d2ppo COMMAND [key=value ...]        d2ppo COMMAND --help        d2ppo --version\n\n"
+        + listing(commands) + "\n\n"
         "A first run, in order:\n"
         "  d2ppo demos    experiment=demo\n"
         "  d2ppo pretrain experiment=demo data=demos/lift.hdf5 run_dir=runs/lift\n"

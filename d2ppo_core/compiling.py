@@ -1,29 +1,44 @@
-"""`compile=true`: torch.compile makes few fused kernels of a loss and of its gradient."""
+"""`train.compile=true`: torch.compile makes few fused kernels of a loss and of its gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .errors import UserError
 
+SAME = 1e-3  # of the gradient's norm: how far apart rounding may bring two ways to compute it
 
-def compiled(function: Callable[..., Any], wanted: bool) -> Callable[..., Any]:
-    """`function`, compiled where it is wanted: the same numbers but for rounding.
 
-    Kernels are made at the first call and kept in torch's own cache. A UserError where no kernel can be made at all,
-    at once: before a run has written anything.
+def compiled(
+    function: Callable[..., Any], example: Sequence[Any], total: Callable[[Any], Tensor], weights: Sequence[Tensor]
+) -> Callable[..., Any]:
+    """`function` compiled: the same numbers but for rounding. Kernels are kept in torch's own cache.
+
+    torch 2.13 compiles some losses wrongly, without a word (on the CPU the gradient of a matrix plus its diagonal,
+    which `dispersive=release` and `paper` have, is noise). So the gradient of `total(function(*example))` is computed
+    both ways first. A UserError where they differ, or where torch can compile nothing.
     """
-    if not wanted:
-        return function
+    fast = torch.compile(function)
+    plain = _gradient(total(function(*example)), weights)
     try:
-        torch.compile(torch.sin)(torch.zeros(2))
-    except torch._dynamo.exc.TorchDynamoException as error:
-        reason = str(error).splitlines()[0]
+        error = float((_gradient(total(fast(*example)), weights) - plain).norm() / plain.norm().clamp(min=1e-12))
+    except torch._dynamo.exc.TorchDynamoException as refusal:
+        reason = str(refusal).splitlines()[0]
         raise UserError(
-            f"compile=true: torch cannot compile here ({reason}); install g++ and the headers of Python "
-            "(Debian: apt install g++ python3-dev), or leave compile out"
-        ) from error
-    return torch.compile(function)
+            f"train.compile=true: torch cannot compile here ({reason}); install g++ and the headers of Python "
+            "(Debian: apt install g++ python3-dev), or leave it out"
+        ) from refusal
+    if not error <= SAME:
+        raise UserError(
+            f"train.compile=true: torch compiles this loss wrongly (its gradient is off by {error:.2g} of its norm); "
+            "leave it out"
+        )
+    return fast
+
+
+def _gradient(scalar: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    return torch.cat([g.flatten() for g in torch.autograd.grad(scalar, weights, materialize_grads=True)])

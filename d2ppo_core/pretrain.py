@@ -46,8 +46,8 @@ def main(config: Config) -> None:
     ranks = join(device)
     if config.seeds and ranks.count > 1:
         raise UserError("seeds= trains several policies in one process; leave it out, or start without torchrun")
-    if config.compile and (config.seeds or ranks.count > 1):
-        raise UserError("compile=true is for one policy in one process; leave it out, or seeds= and torchrun")
+    if config.train.compile and (config.seeds or ranks.count > 1):
+        raise UserError("train.compile=true is for one policy in one process; leave it out, or seeds= and torchrun")
     demos, spec = load_demonstrations(config)
     if config.seeds:
         from .pretrain_seeds import pretrain_seeds
@@ -80,7 +80,6 @@ class Pretrainer:
         self.config, self.train, self.device, self.ranks = config, config.train, device, ranks
         self.policy, self.dispersive = policy, dispersive
         dispersive.whole = ranks.whole
-        self.loss = compiled(policy.loss, config.compile)
         self.ema = copy.deepcopy(policy.network).requires_grad_(False)
         self.optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=self.train.optimiser.lr, weight_decay=self.train.weight_decay, fused=True
@@ -92,6 +91,10 @@ class Pretrainer:
         self.taps = policy.network.tap(config.dispersive.layer)
         self.step, self.best, self.warned = 0, math.inf, False
         self.last_validation: dict[str, float] = {}
+        self.loss = policy.loss
+        if self.train.compile:
+            example, weights = (*self.draw(0), dispersive), list(policy.network.parameters())
+            self.loss = compiled(policy.loss, example, self.total, weights)
 
     def _total_steps(self) -> int:
         total = self.train.epochs * self.batches.per_epoch if self.train.epochs > 0 else self.train.steps

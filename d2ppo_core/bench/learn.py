@@ -46,7 +46,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement (default 3); ppo has its own")
     parser.add_argument("--chunks", type=int, default=300, help="of the ppo rollout (default 300, as in the papers)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch (default: one for each core)")
-    parser.add_argument("--compile", action="store_true", help="pre-training with compile=true, too (minutes longer)")
+    parser.add_argument("--compile", action="store_true", help="pre-training compiled, too (minutes longer)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: all there are")
     parser.add_output(NAME)
     options = parser.parse_args(arguments)

@@ -32,7 +32,7 @@ def stepper(
 ) -> Callable[[], int]:
     """The product's own training step on synthetic windows, batch 256; logging steps are not among them."""
     config = can_config(hidden)
-    config.dispersive, config.compile = dispersive, compile
+    config.dispersive, config.train.compile = dispersive, compile
     spec = spec_of(config)
     demos = demonstrations(spec)
     trainer = Pretrainer(config, policy_of(config, demos, spec).to(device), demos, DispersiveLoss(dispersive), device)

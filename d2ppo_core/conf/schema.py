@@ -135,6 +135,7 @@ class TrainConfig:
     validate_every: int = option(500, "steps between two validations; 0: only at the end")
     save_every: int = option(500, "steps between two resume files; 0: only at the end")
     keep_every: int = option(0, "steps between two numbered checkpoints that are kept; 0: only last and best")
+    compile: bool = option(False, "torch.compile the loss: up to a minute at the start, then fewer, fused kernels")
 
 
 @dataclass
@@ -330,7 +331,6 @@ class Config:
     )
     device: str = option("auto", "auto | cpu | cuda")
     threads: int = option(0, "CPU threads of torch; 0: one for each core. Exact repetition needs the same number")
-    compile: bool = option(False, "torch.compile what is trained: up to a minute at the start, then fewer kernels")
     run_dir: str = option("", "folder of this run; empty: runs/COMMAND-TASK-TIME")
     resume: bool = option(False, "go on with the run in run_dir, bit for bit as if it had never stopped")
     overwrite: bool = option(False, "delete the run that is in run_dir first (and nothing else there)")
@@ -339,7 +339,7 @@ class Config:
 
 PARTS: dict[str, tuple[str, ...]] = {
     "demos": ("task", "simulator", "demos", "randomise"),
-    "pretrain": ("task", "data", "policy", "dispersive", "train", "ema", "seeds", "compile"),
+    "pretrain": ("task", "data", "policy", "dispersive", "train", "ema", "seeds"),
     "finetune": (
         "task",
         "simulator",
@@ -355,7 +355,6 @@ PARTS: dict[str, tuple[str, ...]] = {
         "limits",
         "minibatch",
         "truncation",
-        "compile",
     ),
     "evaluate": ("simulator", "checkpoint", "baseline", "evaluation", "cluster", "randomise", "limits"),
 }

@@ -58,7 +58,7 @@ class Finetuner:
     ) -> None:
         self.config, self.algorithm, self.task = config, config.algorithm, task
         self.policy, self.critic = policy, critic
-        self.ppo = PPO(policy, critic, config.algorithm, config.compile)
+        self.ppo = PPO(policy, critic, config.algorithm)
         vision = policy.spec.network.vision
         shift = vision.shift if vision and self.algorithm.augment else 0
         actor = Actor(policy, config.seed, explore=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor, nn
 
-from ..compiling import compiled
 from ..conf.schema import AlgorithmConfig, Minibatch
 from ..keyed import generator
 from ..observation import Observation
@@ -78,9 +77,8 @@ class Losses:
 class PPO:
     """The clipped objective and its optimisers."""
 
-    def __init__(self, policy: Policy, critic: nn.Module, config: AlgorithmConfig, compile: bool = False) -> None:
+    def __init__(self, policy: Policy, critic: nn.Module, config: AlgorithmConfig) -> None:
         self.policy, self.critic, self.config = policy, critic, config
-        self.log_prob, self.value = compiled(policy.log_prob, compile), compiled(critic, compile)
         self.actor_optimiser = torch.optim.AdamW(
             policy.network.parameters(), lr=config.actor.lr, weight_decay=0.0, fused=True
         )
@@ -105,11 +103,11 @@ class PPO:
         chunks, row = batch.chunk.unique(return_inverse=True)  # each observation is looked at once
         observation = batch.observation[chunks]
         code = self.policy.encode(observation)[row]  # [U, C] -> [B, C]
-        new = self._chunk_log_prob(self.log_prob(code, batch.x, batch.x_next, batch.k))
+        new = self._chunk_log_prob(self.policy.log_prob(code, batch.x, batch.x_next, batch.k))
         log_ratio = new - self._chunk_log_prob(batch.old_log_prob)
         ratio, epsilon, A = log_ratio.exp(), self.clip[batch.k], batch.A
         policy = (batch.weight * torch.maximum(-A * ratio, -A * ratio.clamp(1 - epsilon, 1 + epsilon))).mean()
-        value = self._value_loss(batch, self.value(*self.policy.condition(observation))[row])
+        value = self._value_loss(batch, self.critic(*self.policy.condition(observation))[row])
         bc = self._bc_loss(observation, bc_noise[: len(chunks)]) if bc_noise is not None else policy.new_zeros(())
         entropy = -self.policy.entropy()
         total = policy + c.value_coef * value + c.bc_coef * bc + c.entropy_coef * entropy

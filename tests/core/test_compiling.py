@@ -1,4 +1,4 @@
-"""`compile=true` changes speed and rounding, nothing else; where nothing compiles, nothing is begun."""
+"""`train.compile=true` changes speed and rounding, nothing else; where nothing compiles, nothing is begun."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from d2ppo_core.bench.synthetic import can_config, demonstrations, spec_of
 from d2ppo_core.checkpoint import read_policy
 from d2ppo_core.conf.schema import DispersiveConfig
 from d2ppo_core.dispersive import VARIANTS, DispersiveLoss
+from d2ppo_core.errors import UserError
 from d2ppo_core.pretrain import Pretrainer
 from d2ppo_core.pretrain_setup import policy_of
 
@@ -28,8 +29,6 @@ POLICIES = {
 }
 FORMS = [DispersiveConfig(variant=variant, pairs=pairs) for variant in VARIANTS for pairs in (0, 16)] + [
     DispersiveConfig(mode="off"),
-    DispersiveConfig(mode="release"),
-    DispersiveConfig(mode="paper", variant="hinge", layer="all"),
     DispersiveConfig(differ=0.5),
     DispersiveConfig(shared_step=True, layer="mid"),
 ]
@@ -55,7 +54,7 @@ def test_a_compiled_run_is_the_same_run(kind: str, reach_file: Path, tmp_path: P
     """Up to rounding; and a compiled run that was stopped goes on bit for bit."""
     command = ("pretrain", *OPTIONS, f"data={reach_file}", *POLICIES[kind])
     for name in ("plain", "compiled", "stopped"):
-        options = (f"run_dir={tmp_path / name}", f"compile={str(name != 'plain').lower()}")
+        options = (f"run_dir={tmp_path / name}", f"train.compile={str(name != 'plain').lower()}")
         if name == "stopped":
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("d2ppo_core.pretrain.Pretrainer.train_step", interrupted_at(4))
@@ -80,46 +79,41 @@ def interrupted_at(step: int):
     return train_step
 
 
+def trainer_of(form: DispersiveConfig, compile: bool) -> Pretrainer:
+    config = can_config((32,) * 3)
+    config.dispersive, config.train.batch, config.train.compile = form, 64, compile
+    spec = spec_of(config)
+    demos = demonstrations(spec)
+    return Pretrainer(config, policy_of(config, demos, spec), demos, DispersiveLoss(form), torch.device("cpu"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f.mode}-{f.variant}-{f.layer}-{f.pairs}-{f.differ}")
 def test_every_form_has_the_same_loss_and_gradient(form: DispersiveConfig) -> None:
     gradients, values = [], []
     for compile in (False, True):
-        config = can_config((32,) * 3)
-        config.dispersive, config.train.batch, config.compile = form, 64, compile
-        spec = spec_of(config)
-        demos = demonstrations(spec)
-        policy = policy_of(config, demos, spec)
-        trainer = Pretrainer(config, policy, demos, DispersiveLoss(form), torch.device("cpu"))
-        loss = trainer.loss(*trainer.draw(0), trainer.dispersive)
+        trainer = trainer_of(form, compile)
+        loss = trainer.loss(*trainer.draw(3), trainer.dispersive)
         trainer.total(loss).backward()
         values.append((loss.imitation.item(), loss.dispersive.item()))
-        gradients.append(torch.cat([p.grad.flatten() for p in policy.network.parameters()]))
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.policy.network.parameters()]))
     assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-6)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5 * float(gradients[0].abs().max()))
 
 
 @pytest.mark.slow
-def test_fine_tuning_compiled_is_the_same(reach_file: Path, tmp_path: Path) -> None:
-    start = tmp_path / "pretrained"
-    assert cli.main(["pretrain", *OPTIONS, f"data={reach_file}", *POLICIES["mlp"], f"run_dir={start}"]) == 0
-    found = []
-    for compile in ("false", "true"):
-        run = tmp_path / compile
-        options = ("experiment=debug", "task=reach", "threads=1", f"compile={compile}", f"run_dir={run}")
-        assert cli.main(["finetune", *options, f"checkpoint={start / 'policy.safetensors'}"]) == 0
-        found.append(weights(run / "policy.safetensors"))
-    plain, compiled = found
-    for name, value in plain.items():
-        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4, msg=name)
+def test_what_torch_compiles_wrongly_is_refused() -> None:
+    """Should this fail with a newer torch, that one compiles it rightly: then drop this case, and keep the check."""
+    with pytest.raises(UserError, match="torch compiles this loss wrongly"):
+        trainer_of(DispersiveConfig(mode="release"), compile=True)
 
 
 def test_several_seeds_are_not_compiled(
     reach_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("task=reach", "compile=true", "seeds=[1,2]", f"run_dir={tmp_path / 'run'}")
+    options = ("task=reach", "train.compile=true", "seeds=[1,2]", f"run_dir={tmp_path / 'run'}")
     assert cli.main(["pretrain", f"data={reach_file}", *options]) == 2
-    assert "compile=true is for one policy in one process" in capsys.readouterr().err
+    assert "train.compile=true is for one policy in one process" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -128,9 +122,10 @@ def test_without_a_compiler_nothing_is_begun(reach_file: Path, tmp_path: Path) -
     run = tmp_path / "run"
     command = (sys.executable, "-m", "d2ppo_core", "pretrain", *OPTIONS, f"data={reach_file}", f"run_dir={run}")
     environment = os.environ | {"CXX": "/none/g++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    answer = subprocess.run([*command, "compile=true"], env=environment, capture_output=True, text=True, check=False)
+    command += ("train.compile=true",)
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert answer.returncode == 2, answer.stderr
     (line,) = [line for line in answer.stderr.splitlines() if line.startswith("d2ppo: ")]
-    assert "compile=true: torch cannot compile here" in line
+    assert "train.compile=true: torch cannot compile here" in line
     assert "install g++" in line
     assert not run.exists()
