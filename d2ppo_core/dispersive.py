@@ -284,15 +284,16 @@ class DispersiveLoss:
         return z[: self.config.pairs] if self.config.pairs else z
 
     def __call__(self, features: dict[str, Tensor], taps: tuple[str, ...], pairs: Tensor | None = None) -> Tensor:
-        """Mean of the loss over the tapped features."""
-        return sum(self.of_feature(self.whole(features[tap]), pairs) for tap in taps) / len(taps)
+        """Mean of the loss over the tapped features, in float32 whatever the network computes in."""
+        with torch.autocast(features[taps[0]].device.type, enabled=False):
+            return sum(self.of_feature(self.whole(features[tap].float()), pairs) for tap in taps) / len(taps)
 
     def diagnose(
         self, features: dict[str, Tensor], taps: tuple[str, ...], pairs: Tensor | None = None
     ) -> Dispersion:
         """Loss and statistics of the first tap, from detached features. For logging steps only."""
         with torch.enable_grad():
-            z = self.whole(features[taps[0]].detach()).flatten(1).float().requires_grad_()  # [B, ...] -> [B, D]
+            z = self.whole(features[taps[0]].detach().float()).flatten(1).requires_grad_()  # [B, ...] -> [B, D]
             loss = self.of_feature(z, pairs)
             (gradient,) = torch.autograd.grad(loss, z)
         rms = z.detach().square().mean().sqrt().item()

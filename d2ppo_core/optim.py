@@ -27,6 +27,11 @@ def setup_torch(config: Config) -> torch.device:
     return torch.device(config.device)
 
 
+def half_precision(device: torch.device, wanted: bool) -> torch.autocast:
+    """Where wanted, matrix products in bfloat16; weights, losses and what is averaged stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
 def learning_rate(unit: int, schedule: ScheduleConfig, total: int) -> float:
     """Linear warm-up from lr_min, then cosine down to lr_min, restarting after each cycle.
 

@@ -22,7 +22,15 @@ from .features import statistics
 from .keyed import generator
 from .networks.vision import draw_shift, random_shift
 from .observation import Observation
-from .optim import average_into, finite, learning_rate, set_learning_rate, setup_torch, warmed_decay
+from .optim import (
+    average_into,
+    finite,
+    half_precision,
+    learning_rate,
+    set_learning_rate,
+    setup_torch,
+    warmed_decay,
+)
 from .policies.base import Policy, PretrainLoss
 from .pretrain_setup import (
     check_training,
@@ -91,10 +99,9 @@ class Pretrainer:
         self.taps = policy.network.tap(config.dispersive.layer)
         self.step, self.best, self.warned = 0, math.inf, False
         self.last_validation: dict[str, float] = {}
-        self.loss = policy.loss
         if self.train.compile:
-            example, weights = (*self.draw(0), dispersive), list(policy.network.parameters())
-            self.loss = compiled(policy.loss, example, self.total, weights)
+            weights = list(policy.network.parameters())
+            self.loss = compiled(self.loss, self.draw(0), self.total, weights)  # type: ignore[method-assign]
 
     def _total_steps(self) -> int:
         total = self.train.epochs * self.batches.per_epoch if self.train.epochs > 0 else self.train.steps
@@ -160,7 +167,7 @@ class Pretrainer:
 
     def train_step(self, step: int, log: bool) -> dict[str, Any]:
         """One gradient step: imitation + λ · dispersive loss (D2PPO Eq. 6), AdamW, EMA."""
-        loss = self.loss(*self.draw(step), self.dispersive)
+        loss = self.loss(*self.draw(step))
         total = self.total(loss)
         set_learning_rate(self.optimiser, learning_rate(step, self.train.optimiser, self.steps))
         self.optimiser.zero_grad(set_to_none=True)
@@ -169,6 +176,11 @@ class Pretrainer:
         self.optimiser.step()
         self._update_ema(step)
         return self.metrics(step, loss) if log else {}
+
+    def loss(self, observation: Observation, x0: Tensor, noise: tuple[Tensor, ...]) -> PretrainLoss:
+        """What a batch teaches: imitation and dispersion."""
+        with half_precision(self.device, self.train.bf16):
+            return self.policy.loss(observation, x0, noise, self.dispersive)
 
     def draw(self, step: int) -> tuple[Observation, Tensor, tuple[Tensor, ...]]:
         """Observations, chunks (B, H, Da) and noise of a step: this process's rows of them."""
@@ -201,7 +213,7 @@ class Pretrainer:
         """Statistics of the layers in `dispersive.watch`, the first tap of each."""
         found: dict[str, float] = {}
         for layer in self.config.dispersive.watch:
-            z = self.dispersive.whole(features[self.policy.network.tap(layer)[0]].detach())
+            z = self.dispersive.whole(features[self.policy.network.tap(layer)[0]].detach().float())
             found |= statistics(z, f"features/{layer}")
         return found
 

@@ -23,7 +23,7 @@ from .dispersive import DispersiveLoss
 from .errors import UserError
 from .observation import Observation
 from .optim import learning_rate, set_learning_rate, warmed_decay
-from .policies.base import Policy, PretrainLoss
+from .policies.base import PretrainLoss
 from .pretrain import Pretrainer
 from .pretrain_setup import policy_of, require_taps
 from .progress import ProgressBar
@@ -103,7 +103,7 @@ class SeedStack:
         )
         for name, stack in self.weights.items():
             self._share_moments(name, stack)
-        self.loss = _Loss(one.policy, one.dispersive)
+        self.loss = _Loss(one)
 
     def _share_moments(self, name: str, stack: Tensor) -> None:
         """AdamW's moments of all seeds in one tensor, and a view of it in each trainer's optimiser."""
@@ -163,12 +163,12 @@ def _stacked(networks: list[nn.Module]) -> dict[str, Tensor]:
 
 
 class _Loss(nn.Module):
-    """A policy's loss as a module's forward pass, which `functional_call` can give other weights."""
+    """A trainer's loss as a module's forward pass, which `functional_call` can give other weights."""
 
-    def __init__(self, policy: Policy, dispersive: DispersiveLoss) -> None:
+    def __init__(self, trainer: Pretrainer) -> None:
         super().__init__()
-        self.policy, self.dispersive = policy, dispersive
+        self.policy, self.trainer = trainer.policy, trainer
 
     def forward(self, state: Tensor, images: Tensor | None, x0: Tensor, *noise: Tensor) -> tuple[Any, ...]:
-        loss = self.policy.loss(Observation(state, images), x0, noise, self.dispersive)
+        loss = self.trainer.loss(Observation(state, images), x0, noise)
         return loss.imitation, loss.dispersive, loss.features

@@ -136,6 +136,7 @@ class TrainConfig:
     save_every: int = option(500, "steps between two resume files; 0: only at the end")
     keep_every: int = option(0, "steps between two numbered checkpoints that are kept; 0: only last and best")
     compile: bool = option(False, "torch.compile the loss: up to a minute at the start, then fewer, fused kernels")
+    bf16: bool = option(False, "matrix products in bfloat16, weights in float32: for GPUs, and CPUs with avx512_bf16")
 
 
 @dataclass

@@ -54,7 +54,8 @@ def test_learn_measures_every_part(tmp_path: Path, capsys: pytest.CaptureFixture
     assert report["threads"] == 1
     for network in ("512x3", "768x3"):
         rows = found["pretrain"][network]
-        assert set(rows) == set(pretraining.forms())
+        rounded = {f"bf16: {name}" for name in pretraining.ROUNDED}
+        assert set(rows) == set(pretraining.forms()) | rounded
         assert rows["none"]["times_no_dispersion"] == 1
         assert rows["paper infonce_l2"]["times_no_dispersion"] > 3  # K forward passes
     ppo = found["ppo"]

@@ -93,7 +93,7 @@ def test_every_form_has_the_same_loss_and_gradient(form: DispersiveConfig) -> No
     gradients, values = [], []
     for compile in (False, True):
         trainer = trainer_of(form, compile)
-        loss = trainer.loss(*trainer.draw(3), trainer.dispersive)
+        loss = trainer.loss(*trainer.draw(3))
         trainer.total(loss).backward()
         values.append((loss.imitation.item(), loss.dispersive.item()))
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.policy.network.parameters()]))
