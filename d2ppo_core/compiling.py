@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .errors import UserError
 
-SAME = 1e-2  # of the gradient's norm: rounding in bfloat16 brings two ways to compute it 1e-3 apart
+TOLERANCE = 0.05  # of the gradient's norm: rounding in bfloat16 brings two ways to compute it 0.003 apart
 
 
 def compiled(
@@ -22,20 +23,23 @@ def compiled(
     which `dispersive=release` and `paper` have, is noise). So the gradient of `total(function(*example))` is computed
     both ways first. A UserError where they differ, or where torch can compile nothing.
     """
+    torch._dynamo.reset()  # it compiles one function for eight callers at most, and the jobs of a sweep share a process
     fast = torch.compile(function)
     plain = _gradient(total(function(*example)), weights)
     try:
-        error = float((_gradient(total(fast(*example)), weights) - plain).norm() / plain.norm().clamp(min=1e-12))
-    except torch._dynamo.exc.TorchDynamoException as refusal:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, about torch
+            error = float((_gradient(total(fast(*example)), weights) - plain).norm() / plain.norm().clamp(min=1e-12))
+    except (torch._dynamo.exc.TorchDynamoException, OSError) as refusal:
         reason = str(refusal).splitlines()[0]
         raise UserError(
             f"train.compile=true: torch cannot compile here ({reason}); install g++ and the headers of Python "
-            "(Debian: apt install g++ python3-dev), or leave it out"
+            "(Debian: apt install g++ python3-dev), or leave train.compile out"
         ) from refusal
-    if not error <= SAME:
+    if not error <= TOLERANCE:
         raise UserError(
             f"train.compile=true: torch compiles this loss wrongly (its gradient is off by {error:.2g} of its norm); "
-            "leave it out"
+            "leave train.compile out"
         )
     return fast
 

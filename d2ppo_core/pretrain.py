@@ -55,7 +55,7 @@ def main(config: Config) -> None:
     if config.seeds and ranks.count > 1:
         raise UserError("seeds= trains several policies in one process; leave it out, or start without torchrun")
     if config.train.compile and (config.seeds or ranks.count > 1):
-        raise UserError("train.compile=true is for one policy in one process; leave it out, or seeds= and torchrun")
+        raise UserError("train.compile=true is for one policy in one process; leave it out, or seeds= (or torchrun)")
     demos, spec = load_demonstrations(config)
     if config.seeds:
         from .pretrain_seeds import pretrain_seeds

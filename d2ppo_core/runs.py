@@ -81,8 +81,9 @@ class RunFolder:
 
     def _require_same(self, config: Config) -> None:
         """A resumed run must be the same run: only where it lives, who steps it and how it is watched may change."""
-        before = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
-        now = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(config))))
+        usual, asked = (OmegaConf.create(OmegaConf.to_yaml(OmegaConf.structured(c))) for c in (Config(), config))
+        before = OmegaConf.to_container(OmegaConf.merge(usual, OmegaConf.load(self.path / "config.yaml")))
+        now = OmegaConf.to_container(asked)
         before, now = ({k: v for k, v in of.items() if k not in FREE} for of in (before, now))  # type: ignore[union-attr]
         if changed := _changes(before, now):
             more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
@@ -155,7 +156,7 @@ class RunFolder:
 def _changes(before: Any, now: Any, name: str = "") -> list[str]:
     """What differs between two configurations, `name=value (was value)` each; workers change no result."""
     if not (isinstance(before, dict) and isinstance(now, dict)):
-        return [] if before == now else [f"{name}={now} (was {before})"]
+        return [] if before == now else [f"{name}={json.dumps(now)} (was {json.dumps(before)})"]
     keys = [key for key in now | before if key != "workers"]
     return [text for k in keys for text in _changes(before.get(k), now.get(k), f"{name}.{k}" if name else k)]
 

@@ -58,7 +58,6 @@ def measure(seconds: float, device: torch.device, finish: Finish, compile: bool 
         rivals |= {f"bf16: {name}": stepper(hidden, forms()[name], device, bf16=True) for name in ROUNDED}
         report[network] = _in_turns(rivals, seconds, finish)
         for variant in VARIANTS if compile else ():
-            torch._dynamo.reset()  # what other forms left would be looked through at every call
             chosen = {n: form for n, form in forms().items() if n == "none" or n.startswith(f"normalised {variant}")}
             rivals = {name: stepper(hidden, form, device, compile=True) for name, form in chosen.items()}
             for name, row in _in_turns(rivals, seconds, finish).items():

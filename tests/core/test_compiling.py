@@ -34,12 +34,6 @@ FORMS = [DispersiveConfig(variant=variant, pairs=pairs) for variant in VARIANTS 
 ]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_compiled_before() -> None:
-    """torch compiles one function for a few different callers only, and then leaves it as it is."""
-    torch._dynamo.reset()
-
-
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": value for part, rest in read_policy(path)[1].items() for name, value in rest.items()}
 
@@ -79,9 +73,9 @@ def interrupted_at(step: int):
     return train_step
 
 
-def trainer_of(form: DispersiveConfig, compile: bool) -> Pretrainer:
+def trainer_of(form: DispersiveConfig, compile: bool, bf16: bool = False) -> Pretrainer:
     config = can_config((32,) * 3)
-    config.dispersive, config.train.batch, config.train.compile = form, 64, compile
+    config.dispersive, config.train.batch, config.train.compile, config.train.bf16 = form, 64, compile, bf16
     spec = spec_of(config)
     demos = demonstrations(spec)
     return Pretrainer(config, policy_of(config, demos, spec), demos, DispersiveLoss(form), torch.device("cpu"))
@@ -99,6 +93,22 @@ def test_every_form_has_the_same_loss_and_gradient(form: DispersiveConfig) -> No
         gradients.append(torch.cat([p.grad.flatten() for p in trainer.policy.network.parameters()]))
     assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-6)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5 * float(gradients[0].abs().max()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_bfloat16_is_compiled_too(variant: str) -> None:
+    """Rounding alone is no reason to refuse."""
+    trainer = trainer_of(DispersiveConfig(variant=variant), compile=True, bf16=True)
+    assert trainer.train_step(0, log=True)["train/loss"] < 30
+
+
+@pytest.mark.slow
+def test_one_run_after_another_is_compiled_however_many() -> None:
+    """The jobs of a sweep: torch gives a function up after eight variants, and leaves it as it is."""
+    with torch._dynamo.config.patch(recompile_limit=2, fail_on_recompile_limit_hit=True):
+        for pairs in (4, 8, 16, 32):
+            trainer_of(DispersiveConfig(pairs=pairs), compile=True).train_step(0, log=False)
 
 
 @pytest.mark.slow

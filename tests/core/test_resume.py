@@ -89,6 +89,9 @@ def test_resuming_with_other_settings_is_refused(reach_file: Path, tmp_path: Pat
     again = d2ppo(*arguments, check=False)
     assert again.returncode == 2
     assert "resume=true" in again.stderr
+    kept = tmp_path / "run" / "config.yaml"
+    lines = kept.read_text().splitlines(keepends=True)
+    kept.write_text("".join(line for line in lines if "bf16" not in line))  # as written before there was such an option
     other = d2ppo(*arguments, "resume=true", "train.batch=16", check=False)
     assert other.returncode == 2
     assert "was started with other settings: train.batch=16 (was 32); resume with the same" in other.stderr
