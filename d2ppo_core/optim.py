@@ -27,7 +27,7 @@ def setup_torch(config: Config) -> torch.device:
     return torch.device(config.device)
 
 
-def half_precision(device: torch.device, wanted: bool) -> torch.autocast:
+def bfloat16(device: torch.device, wanted: bool) -> torch.autocast:
     """Where wanted, matrix products in bfloat16; weights, losses and what is averaged stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
 

@@ -22,15 +22,7 @@ from .features import statistics
 from .keyed import generator
 from .networks.vision import draw_shift, random_shift
 from .observation import Observation
-from .optim import (
-    average_into,
-    finite,
-    half_precision,
-    learning_rate,
-    set_learning_rate,
-    setup_torch,
-    warmed_decay,
-)
+from .optim import average_into, bfloat16, finite, learning_rate, set_learning_rate, setup_torch, warmed_decay
 from .policies.base import Policy, PretrainLoss
 from .pretrain_setup import (
     check_training,
@@ -179,7 +171,7 @@ class Pretrainer:
 
     def loss(self, observation: Observation, x0: Tensor, noise: tuple[Tensor, ...]) -> PretrainLoss:
         """What a batch teaches: imitation and dispersion."""
-        with half_precision(self.device, self.train.bf16):
+        with bfloat16(self.device, self.train.bf16):
             return self.policy.loss(observation, x0, noise, self.dispersive)
 
     def draw(self, step: int) -> tuple[Observation, Tensor, tuple[Tensor, ...]]:

@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,26 @@ from d2ppo_core.checkpoint import read_policy
 from d2ppo_core.data.robomimic import Episode
 
 ENV_ARGS = {"env_name": "Reach", "env_version": "1", "type": 1, "env_kwargs": {"control_freq": 20, "simulator": "toy"}}
+
+
+SMALL_POLICIES = {  # of each kind of network, for the toy task
+    "mlp": ("policy.network.hidden=[16,16,16]",),
+    "unet": ("policy=diffusion_unet", "policy.network.width=8", "policy.network.groups=4"),
+    "gmm": ("policy=gmm_mlp", "policy.network.hidden=[16,16,16]", "policy.sampler.learn_std=true"),
+    "transformer": ("policy=gaussian_transformer", "policy.network.width=16"),
+}
+
+
+def interrupted_at(step: int, trainer: type) -> Callable[..., Any]:
+    """`train_step` of this class, interrupted by Ctrl-C before one gradient step; for `monkeypatch`."""
+    original = trainer.train_step
+
+    def train_step(self: Any, now: int, log: bool) -> Any:
+        if now == step:
+            raise KeyboardInterrupt
+        return original(self, now, log)
+
+    return train_step
 
 
 def reach_episodes(count: int = 12, length: int = 20, seed: int = 0) -> list[Episode]:

@@ -19,14 +19,9 @@ from d2ppo_core.dispersive import VARIANTS, DispersiveLoss
 from d2ppo_core.errors import UserError
 from d2ppo_core.pretrain import Pretrainer
 from d2ppo_core.pretrain_setup import policy_of
+from support import SMALL_POLICIES, interrupted_at
 
 OPTIONS = ("task=reach", "train.steps=6", "train.batch=16", "threads=1", "train.log_every=1", "train.save_every=3")
-POLICIES = {
-    "mlp": ("policy.network.hidden=[16,16,16]",),
-    "unet": ("policy=diffusion_unet", "policy.network.width=8", "policy.network.groups=4"),
-    "gmm": ("policy=gmm_mlp", "policy.network.hidden=[16,16,16]", "policy.sampler.learn_std=true"),
-    "transformer": ("policy=gaussian_transformer", "policy.network.width=16"),
-}
 FORMS = [DispersiveConfig(variant=variant, pairs=pairs) for variant in VARIANTS for pairs in (0, 16)] + [
     DispersiveConfig(mode="off"),
     DispersiveConfig(differ=0.5),
@@ -43,15 +38,15 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("kind", SMALL_POLICIES)
 def test_a_compiled_run_is_the_same_run(kind: str, reach_file: Path, tmp_path: Path) -> None:
     """Up to rounding; and a compiled run that was stopped goes on bit for bit."""
-    command = ("pretrain", *OPTIONS, f"data={reach_file}", *POLICIES[kind])
+    command = ("pretrain", *OPTIONS, f"data={reach_file}", *SMALL_POLICIES[kind])
     for name in ("plain", "compiled", "stopped"):
         options = (f"run_dir={tmp_path / name}", f"train.compile={str(name != 'plain').lower()}")
         if name == "stopped":
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("d2ppo_core.pretrain.Pretrainer.train_step", interrupted_at(4))
+                patch.setattr(Pretrainer, "train_step", interrupted_at(4, Pretrainer))
                 assert cli.main([*command, *options]) == 130
             options += ("resume=true",)
         assert cli.main([*command, *options]) == 0
@@ -60,17 +55,6 @@ def test_a_compiled_run_is_the_same_run(kind: str, reach_file: Path, tmp_path: P
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-4, msg=name)
         assert torch.equal(stopped[name], compiled[name]), name
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
-
-
-def interrupted_at(step: int):
-    original = Pretrainer.train_step
-
-    def train_step(self: Pretrainer, now: int, log: bool):
-        if now == step:
-            raise KeyboardInterrupt
-        return original(self, now, log)
-
-    return train_step
 
 
 def trainer_of(form: DispersiveConfig, compile: bool, bf16: bool = False) -> Pretrainer:

@@ -16,14 +16,9 @@ from d2ppo_core.dispersive import VARIANTS, DispersiveLoss
 from d2ppo_core.pretrain import Pretrainer
 from d2ppo_core.pretrain_setup import policy_of
 from painted import painted_demonstrations, seeing_spec
+from support import SMALL_POLICIES, interrupted_at
 
 OPTIONS = ("task=reach", "train.steps=6", "train.batch=16", "threads=1", "train.log_every=1", "train.save_every=3")
-POLICIES = {
-    "mlp": ("policy.network.hidden=[16,16,16]",),
-    "unet": ("policy=diffusion_unet", "policy.network.width=8", "policy.network.groups=4"),
-    "gmm": ("policy=gmm_mlp", "policy.network.hidden=[16,16,16]", "policy.sampler.learn_std=true"),
-    "transformer": ("policy=gaussian_transformer", "policy.network.width=16"),
-}
 
 
 def trainer_of(form: DispersiveConfig, bf16: bool, images: bool = False) -> Pretrainer:
@@ -62,12 +57,12 @@ def test_the_dispersive_loss_is_computed_in_float32() -> None:
     assert torch.equal(loss.dispersive, trainer.dispersive.of_feature(loss.features[tap].float()))
 
 
-@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("kind", SMALL_POLICIES)
 def test_every_policy_trains_so_and_goes_on_bit_for_bit(
     kind: str, reach_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(name: str, *options: str) -> int:
-        command = ("pretrain", *OPTIONS, f"data={reach_file}", *POLICIES[kind], f"run_dir={tmp_path / name}")
+        command = ("pretrain", *OPTIONS, f"data={reach_file}", *SMALL_POLICIES[kind], f"run_dir={tmp_path / name}")
         return cli.main([*command, *options])
 
     def losses(name: str) -> list[float]:
@@ -77,7 +72,7 @@ def test_every_policy_trains_so_and_goes_on_bit_for_bit(
     assert train("rounded", "train.bf16=true") == 0
     assert losses("rounded") == pytest.approx(losses("exact"), rel=0.02, abs=0.01)
     with monkeypatch.context() as patch:
-        patch.setattr(Pretrainer, "train_step", interrupted_at(4))
+        patch.setattr(Pretrainer, "train_step", interrupted_at(4, Pretrainer))
         assert train("stopped", "train.bf16=true") == 130
     assert train("stopped", "train.bf16=true", "resume=true") == 0
     rounded, stopped = (read_policy(tmp_path / n / "policy.safetensors")[1]["raw"] for n in ("rounded", "stopped"))
@@ -88,19 +83,8 @@ def test_every_policy_trains_so_and_goes_on_bit_for_bit(
     assert all(state["exp_avg"].dtype == torch.float32 for state in moments)
 
 
-def interrupted_at(step: int):
-    original = Pretrainer.train_step
-
-    def train_step(self: Pretrainer, now: int, log: bool):
-        if now == step:
-            raise KeyboardInterrupt
-        return original(self, now, log)
-
-    return train_step
-
-
 def test_several_seeds_are_rounded_too(reach_file: Path, tmp_path: Path) -> None:
-    command = ("pretrain", *OPTIONS, f"data={reach_file}", *POLICIES["mlp"], "train.bf16=true")
+    command = ("pretrain", *OPTIONS, f"data={reach_file}", *SMALL_POLICIES["mlp"], "train.bf16=true")
     assert cli.main([*command, "seeds=[3,7]", f"run_dir={tmp_path / 'both'}"]) == 0
     assert cli.main([*command, "seed=7", f"run_dir={tmp_path / 'alone'}"]) == 0
     together, alone = (read_policy(tmp_path / n / "policy.safetensors")[1]["raw"] for n in ("both/seed=7", "alone"))

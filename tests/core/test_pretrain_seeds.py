@@ -10,14 +10,10 @@ import torch
 
 from d2ppo_core import cli
 from d2ppo_core.checkpoint import load_resume, read_policy
+from d2ppo_core.pretrain_seeds import SeedStack
+from support import SMALL_POLICIES, interrupted_at
 
 OPTIONS = ("task=reach", "train.steps=12", "train.batch=16", "threads=1", "train.log_every=1")
-POLICIES = {
-    "mlp": ("policy.network.hidden=[16,16,16]",),
-    "unet": ("policy=diffusion_unet", "policy.network.width=8", "policy.network.groups=4"),
-    "gmm": ("policy=gmm_mlp", "policy.network.hidden=[16,16,16]", "policy.sampler.learn_std=true"),
-    "transformer": ("policy=gaussian_transformer", "policy.network.width=16"),
-}
 
 
 def pretrain(*options: str) -> int:
@@ -32,10 +28,10 @@ def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("kind", POLICIES)
+@pytest.mark.parametrize("kind", SMALL_POLICIES)
 def test_seeds_together_are_the_seeds_alone(kind: str, reach_file: Path, tmp_path: Path) -> None:
     """Up to the rounding of batched products: weights, averages, metrics."""
-    data = (f"data={reach_file}", *POLICIES[kind])
+    data = (f"data={reach_file}", *SMALL_POLICIES[kind])
     assert pretrain(*data, "seeds=[3,7]", f"run_dir={tmp_path / 'both'}") == 0
     for seed in (3, 7):
         alone, together = tmp_path / f"alone{seed}", tmp_path / "both" / f"seed={seed}"
@@ -51,12 +47,12 @@ def test_seeds_together_are_the_seeds_alone(kind: str, reach_file: Path, tmp_pat
 
 
 def test_seeds_resume_bit_for_bit(reach_file: Path, tmp_path: Path) -> None:
-    data = (f"data={reach_file}", *POLICIES["mlp"], "seeds=[1,2]", "train.save_every=4")
+    data = (f"data={reach_file}", *SMALL_POLICIES["mlp"], "seeds=[1,2]", "train.save_every=4")
     assert pretrain(*data, f"run_dir={tmp_path / 'whole'}") == 0
     whole = weights(tmp_path / "whole" / "seed=2" / "policy.safetensors")
     broken = tmp_path / "broken"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("d2ppo_core.pretrain_seeds.SeedStack.train_step", interrupted_at(6))
+        patch.setattr(SeedStack, "train_step", interrupted_at(6, SeedStack))
         assert pretrain(*data, f"run_dir={broken}") == 130
     states = load_resume(broken / "resume.pt")
     assert [state["step"] for state in states.values()] == [4, 4]
@@ -66,19 +62,6 @@ def test_seeds_resume_bit_for_bit(reach_file: Path, tmp_path: Path) -> None:
     assert pretrain(*data, f"run_dir={broken}", "resume=true") == 0
     for name, value in weights(broken / "seed=2" / "policy.safetensors").items():
         assert torch.equal(value, whole[name]), name
-
-
-def interrupted_at(step: int):
-    from d2ppo_core.pretrain_seeds import SeedStack
-
-    original = SeedStack.train_step
-
-    def train_step(self: SeedStack, now: int, log: bool):
-        if now == step:
-            raise KeyboardInterrupt
-        return original(self, now, log)
-
-    return train_step
 
 
 @pytest.mark.parametrize("options", [("seeds=[1,1]",), ("seeds=[1,2]", "ema=epoch"), ("seeds=[1,2]", "run_dir=")])
