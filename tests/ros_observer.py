@@ -35,8 +35,7 @@ class Observer:
     """A node of the test's own process, spun by a thread: keeps what it hears with the time of arrival (ns)."""
 
     def __init__(self, domain: int) -> None:
-        for name, value in graph.environment().items():
-            os.environ.setdefault(name, value)
+        os.environ.update(graph.environment())
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node("observer", context=self._context)

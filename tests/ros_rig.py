@@ -5,14 +5,12 @@ The judge is the simulator's own word on where the arm is (`sim/arm0`), which no
 
 from __future__ import annotations
 
-import fcntl
 import signal
 import socket
 import subprocess
 import time
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +70,6 @@ def free_domain() -> Iterator[int]:
     raise RuntimeError("no ROS domain is free")
 
 
-def bury(domain: int) -> None:
-    """Remove the shared memory that killed processes have left: what nobody holds the lock of, and our domain's."""
-    memory = Path("/dev/shm")
-    for lock in memory.glob("fastrtps_*_el"):
-        with suppress(OSError), open(lock, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - lock.stat().st_mtime > 60:
-                lock.with_name(lock.name.removesuffix("_el")).unlink(missing_ok=True)
-                lock.unlink()
-    for port in range(7400 + 250 * domain, 7400 + 250 * (domain + 1)):
-        for name in (f"fastrtps_port{port}", f"fastrtps_port{port}_el", f"sem.fastrtps_port{port}_mutex"):
-            (memory / name).unlink(missing_ok=True)
-
-
 class Graph:
     """Node processes by name; what they print goes to FOLDER/NAME.log."""
 
@@ -138,7 +122,6 @@ class Rig:
     def __init__(self, folder: Path, domain: int, processes: list[graph.Process]) -> None:
         self.graph, self.observer = Graph(processes, folder, domain), Observer(domain)
         self._number = 0
-        self._domain = domain
         self._trial: Any = None
         self._handle: Any = None
         for process in processes:
@@ -148,20 +131,14 @@ class Rig:
         """End everything."""
         self.observer.close()
         self.graph.stop()
-        bury(self._domain)
 
     def restart(self, name: str, seconds: float = 30.0) -> None:
         """Start a node whose process was killed, and wait until it is up."""
         before = self.observer.voices(name)
         if name == "policy":
             self.observer.policy = None
-        for _ in range(3):  # whoever is killed may leave a lock in shared memory, at which the next one waits
-            self.graph.start(name)
-            if wait(lambda: self.observer.voices(name) - before, seconds / 2):
-                break
-            self.graph.send(name, signal.SIGKILL)
-            warnings.warn(f"{name} hung when it was started after kill -9", stacklevel=2)
-        assert name in self.graph.running, f"{name} does not come up"
+        self.graph.start(name)
+        assert wait(lambda: self.observer.voices(name) - before, seconds), f"{name} does not come up"
         if name == "policy":
             self.ready(seconds)
         if name == "recorder":

@@ -10,6 +10,10 @@ Once each here; `make test-faults` does each 20 times and writes what it measure
 from __future__ import annotations
 
 import os
+import random
+import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +24,9 @@ pytest.importorskip("rclpy")
 pytest.importorskip("d2ppo_interfaces")
 pytest.importorskip("d2ppo_sim.robosuite_env")  # not robosuite itself: the OpenGL backend is not chosen yet
 
+from d2ppo_ros import topics  # noqa: E402
 from fault_files import write_down  # noqa: E402
-from ros_faults import FAULTS, Fault, Outcome, busy, endure, judge  # noqa: E402
+from ros_faults import FAULTS, NODES, Fault, Outcome, busy, endure, judge  # noqa: E402
 from ros_garbage import survive  # noqa: E402
 from ros_rig import Rig, rig  # noqa: E402
 
@@ -56,6 +61,21 @@ def test_the_arm_is_at_rest_in_time_and_stays_so(system: Rig, fault: Fault) -> N
     assert not system.graph.dead()
 
 
+def sockets(process: int) -> set[str]:
+    """Addresses on which this process's UDP sockets listen."""
+    held = {os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir() if path.is_symlink()}
+    rows = [line.split() for line in Path(f"/proc/{process}/net/udp").read_text().splitlines()[1:]]
+    raw = {row[1].partition(":")[0] for row in rows if f"socket:[{row[9]}]" in held}  # little-endian, in hexadecimals
+    return {socket.inet_ntoa(bytes.fromhex(address)[::-1]) for address in raw}
+
+
+def test_nodes_talk_through_sockets_of_this_machine_alone(system: Rig) -> None:
+    """In shared memory a node that is killed can leave a lock, at which whoever sends to it waits ever after."""
+    for name, process in system.graph.running.items():
+        assert "/dev/shm/fastrtps" not in Path(f"/proc/{process.pid}/maps").read_text(), name
+        assert sockets(process.pid) == {"127.0.0.1", "239.255.0.1"}, name  # the second: who asks for others, here
+
+
 def test_garbage_on_every_topic(system: Rig) -> None:
     survive(system, 50)
 
@@ -68,6 +88,19 @@ def test_again_and_again(system: Rig, fault: Fault) -> None:
         outcome, again = once(system, fault, patience=20)
         rows.append(outcome.row() | {"not_counted": again})
         write_down(MEASURED, fault.name, rows)
+
+
+@pytest.mark.slow
+def test_nodes_killed_at_random_come_back_and_the_arm_can_be_armed(system: Rig) -> None:
+    """Whatever a node holds when it dies, nobody waits for it ever after: 200 times, at any moment."""
+    chance = random.Random(0)
+    for _ in range(200):
+        name = NODES[chance.choice(sorted(NODES))]
+        system.graph.send(name, signal.SIGKILL)
+        time.sleep(chance.uniform(0.0, 1.5))
+        system.restart(name)
+        system.rearm(seconds=30.0)
+        system.observer.call(topics.DISARM)
 
 
 @pytest.mark.slow

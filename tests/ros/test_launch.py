@@ -25,7 +25,7 @@ from d2ppo_core.checkpoint import read_policy, save_policy
 from d2ppo_core.errors import UserError
 from d2ppo_core.network_specs import SamplerSpec
 from d2ppo_core.tasks import load_task, observation_spec
-from d2ppo_ros import graph, scenarios, up
+from d2ppo_ros import environment, graph, scenarios, up
 from d2ppo_ros.parameters import build, table
 from oracles import small_spec
 
@@ -266,7 +266,6 @@ def test_parameter_files_mean_the_same_to_every_yaml_reader(path: Path) -> None:
 
 def test_each_scenario_has_its_file() -> None:
     assert {path.stem for path in PARAMETERS} == {*SCENARIOS, "lockstep", "standin"}
-    assert ET.parse(LAUNCH / "params" / graph.PROFILE).getroot().tag.endswith("profiles")
 
 
 # --- packages ---------------------------------------------------------------------------------------------------------
@@ -317,18 +316,18 @@ def test_colcon_installs_every_node_as_a_command(monkeypatch: pytest.MonkeyPatch
 
 def test_parameter_files_are_found_from_ros_checkout_and_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
-    assert graph.share() == LAUNCH
+    assert environment.share() == LAUNCH
     installed = tmp_path / "share/d2ppo_bringup"
     shutil.copytree(LAUNCH / "params", installed / "params")
     monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join(["/nowhere", str(tmp_path)]))
-    assert graph.share() == installed
+    assert environment.share() == installed
     monkeypatch.delenv("AMENT_PREFIX_PATH")
-    monkeypatch.setattr(graph, "__file__", str(tmp_path / "lib/python/site-packages/d2ppo_ros/graph.py"))
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "lib/python/site-packages/d2ppo_ros/x.py"))
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"data": str(tmp_path)})
-    assert graph.share() == installed
+    assert environment.share() == installed
     shutil.rmtree(installed)
     with pytest.raises(UserError, match="colcon"):
-        graph.share()
+        environment.share()
     data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
     there = {p.name for pattern in data["share/d2ppo_bringup/params"] for p in ROOT.glob(pattern)}
     assert there == {path.name for path in (LAUNCH / "params").iterdir()}

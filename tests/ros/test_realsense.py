@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ pytest.importorskip("pyrealsense2", reason="there is no wheel of pyrealsense2 fo
 
 from d2ppo_core import doctor as every_doctor
 from d2ppo_core.errors import UserError
+from d2ppo_core.machine import OK, WARNING
+from d2ppo_ros.environment import share
 from d2ppo_ros.realsense import doctor, library
 from d2ppo_ros.realsense.driver import CameraThread, Picture, Setup
 from d2ppo_ros.realsense.settings import RealsenseSettings, wanted
@@ -229,6 +232,17 @@ def test_a_recording_plays_the_same_pixels(tmp_path: Path) -> None:
     assert thread.setup.about["serial"] == asked.serial and thread.setup.lens.width == SIZE["width"]
     for picture in pictures:
         np.testing.assert_array_equal(picture.pixels, noise(picture.number))
+
+
+def test_the_doctor_knows_what_a_picture_needs_of_sockets(tmp_path: Path) -> None:
+    """As much as the profile of Fast DDS asks for, and the kernel gives."""
+    asked = {e.text for e in ET.parse(share() / "params" / "this_machine.xml").iter() if "BufferSize" in e.tag}
+    assert asked == {str(doctor.BUFFER)}
+    limit = tmp_path / "rmem_max"
+    assert doctor._sockets_row(limit).state == OK
+    for given, state in ((212_992, WARNING), (doctor.BUFFER - 1, WARNING), (doctor.BUFFER, OK)):
+        limit.write_text(f"{given}\n")
+        assert doctor._sockets_row(limit).state == state
 
 
 def test_the_doctor_looks_at_a_stand_in_and_says_what_is_not_there(tmp_path: Path, capsys) -> None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from d2ppo_core.machine import MIXTURE_FIX, installed, ros_mixture
 from d2ppo_core.tasks import load_task
 
 from . import cell
+from .environment import environment, share
 from .executor.settings import ExecutorSettings, check
 from .scenarios import CommonOptions, RecordOptions, RobotOptions, SimulationOptions, SystemOptions, parse
 
-BRINGUP = "d2ppo_bringup"  # the ament package of launch files and parameter files
-PROFILE = "shared_memory.xml"  # of Fast DDS, for images
 NODES = "d2ppo_ros.nodes"
 SPARE = ("recorder",)  # what a system goes on without: its end is said, and must not stop the arm
 
@@ -70,34 +68,12 @@ def yaml_of(value: Any) -> str:
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
 
 
-def share() -> Path:
-    """Where launch and parameter files lie: in ROS's index, beside an installed package, or in the checkout."""
-    ament = [Path(prefix) / "share" / BRINGUP for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep)]
-    checkout = Path(__file__).resolve().parents[4] / "launch"
-    for folder in (*ament, checkout, Path(sysconfig.get_paths()["data"]) / "share" / BRINGUP):
-        if (folder / "params").is_dir():
-            return folder
-    raise UserError(f"the parameter files of {BRINGUP} are missing; build launch/ with colcon, or reinstall d2ppo")
-
-
 def parameter_files(scenario: str, own: str, over: Sequence[str] = ()) -> list[Path]:
     """The scenario's file, others of ours over it, and the user's over them."""
     if own and not Path(own).is_file():
         raise UserError(f"params={own}: there is no such file")
     ours = [share() / "params" / f"{name}.yaml" for name in (scenario, *over)]
     return [*ours, *([Path(own).absolute()] if own else [])]
-
-
-def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """For the nodes' processes: images by shared memory, nothing beyond this machine, idle threads that sleep."""
-    profile = str(share() / "params" / PROFILE)
-    ours = {
-        "FASTRTPS_DEFAULT_PROFILES_FILE": profile, "FASTDDS_DEFAULT_PROFILES_FILE": profile,
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1",
-    }  # fmt: skip
-    if base.get("ROS_DISTRO") == "humble":
-        ours["ROS_LOCALHOST_ONLY"] = "1"
-    return {**ours, **base}
 
 
 def system(scenario: str, options: CommonOptions) -> System:

@@ -6,6 +6,7 @@ angles at the time of the picture, so that no tool and no frame that somebody ha
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -105,10 +106,12 @@ class _Ear:
         from sensor_msgs.msg import Image
 
         from . import topics
+        from .environment import environment
         from .runtime import Listener
 
         self.newest: Any = None
         self.joints = Joints()
+        os.environ.update(environment())  # the middleware's, read when ROS begins
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C is the program's
         self._node = rclpy.create_node("calibration", context=self._context)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import queue
 import sys
 import threading
@@ -234,10 +233,6 @@ def _bag_qos(qos: QoSProfile) -> Qos:
 
 
 def main() -> int:
-    """Listens by sockets: who sends into the shared memory of a process that hangs waits for it, for up to a second."""
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-        os.environ.pop(name, None)
-    os.environ["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
     return run(RecorderNode)
 
 

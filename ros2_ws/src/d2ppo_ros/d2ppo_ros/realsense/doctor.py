@@ -10,6 +10,7 @@ import argparse
 import threading
 import time
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from d2ppo_core.cli import Command, Parser
@@ -18,6 +19,7 @@ from d2ppo_core.errors import UserError
 from d2ppo_core.machine import BROKEN, MISSING, OK, WARNING, Row
 
 USB3 = "3"
+BUFFER = 4 << 20  # bytes: four VGA pictures
 SLOW, LOST = 0.9, 0.02  # share of the rate that must come; share of frames that may be lost
 
 
@@ -53,7 +55,7 @@ def examine(options: argparse.Namespace) -> list[Row]:
         rs = load()
     except UserError as error:
         return [Row("pyrealsense2", MISSING, str(error), "pip install 'pyrealsense2>=2.56.5'")]
-    rows = [Row("pyrealsense2", OK, rs.__version__)]
+    rows = [Row("pyrealsense2", OK, rs.__version__), _sockets_row()]
     if options.software:
         return rows + _watched(options, "software", "stand-in")
     there = plugged_in(rs)
@@ -66,6 +68,17 @@ def examine(options: argparse.Namespace) -> list[Row]:
         if serial in (options.serial or there):
             rows += [_usb_row(rs, serial, device), *_watched(options, "real", serial)]
     return rows
+
+
+def _sockets_row(limit: Path = Path("/proc/sys/net/core/rmem_max")) -> Row:
+    """Whether the kernel gives a socket what `launch/params/this_machine.xml` asks for."""
+    try:
+        given = int(limit.read_text())
+    except OSError:  # in some containers the kernel does not say
+        return Row("sockets", OK, "their buffers are not known here")
+    found = f"buffers of up to {given / 2**20:.1f} MiB"
+    fix = f"sudo sysctl -w net.core.rmem_max={BUFFER}: with less, a VGA picture comes some 10 ms later, or not at all"
+    return Row("sockets", *(OK, found) if given >= BUFFER else (WARNING, found, fix))
 
 
 def _usb_row(rs: Any, serial: str, device: Any) -> Row:
