@@ -27,7 +27,8 @@ SLACK = 0.25  # s for messages, ticks and a machine that has other things to do
 CHUNK = 0.2  # s that a chunk of 4 steps lasts
 STRAY = 0.003  # m: what the controller may creep after that; the policy's drift takes 0.05 s for it
 NODES = {"camera": f"camera_{CAMERA}"} | {name: name for name in ("policy", "executor", "safety", "trial", "recorder")}
-BUSY = {"tick", "state_age", "arm_age", "command_age", "image_age", "starved"}  # a busy machine may trip these too
+# What a busy machine may trip too.
+BUSY = {"tick", "state_age", "arm_age", "command_age", "image_age", "starved", "watchdog"}
 STALLED = 0.08  # s: a servo cycle, or a heartbeat of safety, that comes so much late is the machine's doing
 
 
@@ -97,6 +98,15 @@ def wrong_checkpoint(rig: Rig) -> int:
     struck = time.time_ns()
     rig.graph.send("policy", signal.SIGKILL)
     rig.graph.start("wrong")
+    return struck
+
+
+def stalled(rig: Rig) -> int:
+    """The robot's side stands still for longer than its watchdog allows, and shorter than safety latches for."""
+    struck = time.time_ns()
+    rig.graph.send("sim", signal.SIGSTOP)
+    time.sleep(0.25)
+    rig.graph.send("sim", signal.SIGCONT)
     return struck
 
 
@@ -203,6 +213,8 @@ FAULTS = [
           **put_in(clock_jump=30.0)),
     Fault("robot's clock jumps back", "safety drops stamps that go back; state age", 0.07, "state_age", 0.3,
           **put_in(clock_jump=-30.0)),
+    Fault("robot's side stalls for 0.25 s", f"{LEASE}; safety, held, latched after 1 s of holding", 0.25,
+          "watchdog|state_age|arm_age", 1.35, stalled),
     Fault("safety's clock jumps", "safety, its clock against the steady one", 0.0, "clock", 0.0,
           lambda rig: rig.observer.set("safety", use_sim_time=True),
           lambda rig: rig.observer.set("safety", use_sim_time=False)),

@@ -42,6 +42,8 @@ FAULTS = {
     "other frame size": (ROBOT, frames(shape=(48, 48, 3)), (1, 3), (101, 105), "image_size"),
     "reflex": (ROBOT, measured(ok=False, fault="reflex"), NEVER, 1, "robot"),
     "reflex in sim": (SIM, measured(ok=False, fault="reflex"), NEVER, 1, "robot"),
+    "stopped by itself": (ROBOT, measured(fault="safety is silent"), 1, (101, 103), "watchdog"),
+    "stopped by itself in sim": (SIM, measured(fault="safety is silent"), 1, (101, 103), "watchdog"),
     "push of 20 N": (ROBOT, measured(wrench=np.array([0, 0, 20.0, 0, 0, 0])), 3, (103, 105), "force"),
     "push of 100 N": (ROBOT, measured(wrench=np.array([0, 0, 100.0, 0, 0, 0])), NEVER, 1, "force"),
     "twist of 30 Nm": (ROBOT, measured(wrench=np.array([0, 0, 0, 0, 0, 30.0])), NEVER, 1, "torque"),
@@ -71,6 +73,18 @@ def test_a_fault_between_two_ticks_is_not_missed() -> None:
     bench.monitor.on_arm(arm_state(bench.now + 2 * MS), bench.now + 2 * MS)  # well again
     assert bench.until(Kind.STOP) == pytest.approx(0.01)
     assert state_of(bench) == ("STOPPED", "robot")
+
+
+def test_the_robots_watchdog_is_heard_only_while_armed() -> None:
+    """It lets go when safety is READY again, so it must not keep safety from getting there; it may hear that late."""
+    bench = Bench(ROBOT).armed()
+    measured(fault="safety is silent")(bench)
+    assert bench.until(Kind.STOP, 1.5) and state_of(bench) == ("STOPPED", "watchdog")
+    assert bench.monitor.rearm(bench.now)[0] and bench.monitor.arm(bench.now)[0]
+    bench.run(0.05)  # the watchdog has not heard of it yet
+    assert bench.monitor.state is State.HOLD
+    measured(fault="")(bench)
+    assert bench.until(Kind.DELTA) <= 0.06
 
 
 class TestOperator:

@@ -89,6 +89,15 @@ class ArmWatch:
             return []
         return [Finding("robot", Reaction.STOP, f"{self.name} reports {self.state.fault or 'a fault'}")]
 
+    def stopped(self) -> list[Finding]:
+        """The robot's own watchdog has stopped the arm: it waits until a person arms anew, whoever believes it moves.
+
+        Held and not latched at once: what was measured before the watchdog heard of the arming may come after it.
+        """
+        if self.state is None or not self.state.ok or not self.state.fault:
+            return []
+        return [Finding("watchdog", Reaction.HOLD, f"{self.name} has stopped by itself: {self.state.fault}")]
+
     def _contact(self) -> list[Finding]:
         s, force, torque = self.settings, np.linalg.norm(self._wrench[:3]), np.linalg.norm(self._wrench[3:])
         return [

@@ -223,6 +223,7 @@ class SafetyMonitor:
         if self._state in _LIVE:
             findings += self._trial.findings(now, max(arm.path for arm in self.arms))
             for arm, pose in zip(self.arms, self._filter.last, strict=True):
+                findings += arm.stopped()
                 if pose is not None:
                     findings += arm.track(pose.position, pose.rotation, now)
         return findings
