@@ -30,7 +30,7 @@ test: setup ## all tests but the slow ones (ARGS="-k name" passes options to pyt
 test-slow: ros ## the tests that take minutes each
 	@$(PYTEST) -m "slow and not faults" $(ARGS)
 
-test-faults: ros ## every fault of docs/safety.md and docs/robot.md, 20 times each: an hour and a half on a machine that does nothing else
+test-faults: ros ## every fault of docs/safety.md and docs/robot.md, 20 times each: two hours on a machine that does nothing else
 	@$(PYTEST) -m "slow and faults" $(ARGS)
 
 lint: setup ## ruff

@@ -28,7 +28,8 @@ CHUNK = 0.2  # s that a chunk of 4 steps lasts
 STRAY = 0.003  # m: what the controller may creep after that; the policy's drift takes 0.05 s for it
 NODES = {"camera": f"camera_{CAMERA}"} | {name: name for name in ("policy", "executor", "safety", "trial", "recorder")}
 # What a busy machine may trip too.
-BUSY = {"tick", "state_age", "arm_age", "command_age", "image_age", "starved", "watchdog"}
+BUSY = {"tick", "state_age", "arm_age", "command_age", "image_age", "starved"}
+STALL = 0.25  # s, of a fault
 STALLED = 0.08  # s: a servo cycle, or a heartbeat of safety, that comes so much late is the machine's doing
 
 
@@ -44,6 +45,7 @@ class Fault:
     strike: Callable[[Rig], int | None]  # answers with the time (ns) at which it struck, where that is not at once
     mend: Callable[[Rig], None] = lambda rig: None
     settle: float = SETTLE
+    stalls: float = 0.0  # s that the robot's side itself stands still by the fault
 
     @property
     def rest(self) -> float:
@@ -105,7 +107,7 @@ def stalled(rig: Rig) -> int:
     """The robot's side stands still for longer than its watchdog allows, and shorter than safety latches for."""
     struck = time.time_ns()
     rig.graph.send("sim", signal.SIGSTOP)
-    time.sleep(0.25)
+    time.sleep(STALL)
     rig.graph.send("sim", signal.SIGCONT)
     return struck
 
@@ -213,8 +215,8 @@ FAULTS = [
           **put_in(clock_jump=30.0)),
     Fault("robot's clock jumps back", "safety drops stamps that go back; state age", 0.07, "state_age", 0.3,
           **put_in(clock_jump=-30.0)),
-    Fault("robot's side stalls for 0.25 s", f"{LEASE}; safety, held, latched after 1 s of holding", 0.25,
-          "watchdog|state_age|arm_age", 1.35, stalled),
+    Fault(f"robot's side stalls for {STALL} s", f"{LEASE}; safety, held, latched after 1 s of holding", STALL,
+          "watchdog|state_age|arm_age", 1.35, stalled, stalls=STALL),
     Fault("safety's clock jumps", "safety, its clock against the steady one", 0.0, "clock", 0.0,
           lambda rig: rig.observer.set("safety", use_sim_time=True),
           lambda rig: rig.observer.set("safety", use_sim_time=False)),
@@ -281,4 +283,5 @@ def judge(fault: Fault, outcome: Outcome) -> str:
 
 def busy(fault: Fault, outcome: Outcome) -> bool:
     """Whether the machine did it: everything stood still for a while, or a node had no time for another reason."""
-    return outcome.stalled > STALLED or (outcome.check in BUSY and outcome.check not in fault.check.split("|"))
+    starved = outcome.check in BUSY and outcome.check not in fault.check.split("|")
+    return outcome.stalled - fault.stalls > STALLED or starved

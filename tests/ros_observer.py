@@ -20,7 +20,7 @@ from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
-from d2ppo_ros import codec, graph, topics
+from d2ppo_ros import codec, topics
 from d2ppo_ros.records import SECOND, ArmState, ChunkRequest, Command, PolicyReport, SafetyReport, State
 from d2ppo_ros.runtime import Listener
 
@@ -35,7 +35,6 @@ class Observer:
     """A node of the test's own process, spun by a thread: keeps what it hears with the time of arrival (ns)."""
 
     def __init__(self, domain: int) -> None:
-        os.environ.update(graph.environment())
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node("observer", context=self._context)

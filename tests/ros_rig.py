@@ -121,7 +121,7 @@ class Rig:
 
     def __init__(self, folder: Path, domain: int, processes: list[graph.Process]) -> None:
         self.graph, self.observer = Graph(processes, folder, domain), Observer(domain)
-        self._number = 0
+        self.domain, self._number = domain, 0
         self._trial: Any = None
         self._handle: Any = None
         for process in processes:

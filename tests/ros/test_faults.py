@@ -13,8 +13,11 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -25,12 +28,24 @@ pytest.importorskip("d2ppo_interfaces")
 pytest.importorskip("d2ppo_sim.robosuite_env")  # not robosuite itself: the OpenGL backend is not chosen yet
 
 from d2ppo_ros import topics  # noqa: E402
+from d2ppo_ros.environment import PROFILES, RANGE  # noqa: E402
+from d2ppo_ros.records import State  # noqa: E402
 from fault_files import write_down  # noqa: E402
 from ros_faults import FAULTS, NODES, Fault, Outcome, busy, endure, judge  # noqa: E402
 from ros_garbage import survive  # noqa: E402
+from ros_observer import wait  # noqa: E402
 from ros_rig import Rig, rig  # noqa: E402
 
 TIMES = 20
+BUTTON = """
+import rclpy, time
+from std_msgs.msg import Empty
+rclpy.init()
+publisher = rclpy.create_node("button").create_publisher(Empty, "estop", 10)
+while True:
+    publisher.publish(Empty())
+    time.sleep(0.1)
+"""
 MEASURED = Path(os.environ.get("D2PPO_FAULTS", "runs/faults.json"))
 
 
@@ -63,7 +78,10 @@ def test_the_arm_is_at_rest_in_time_and_stays_so(system: Rig, fault: Fault) -> N
 
 def sockets(process: int) -> set[str]:
     """Addresses on which this process's UDP sockets listen."""
-    held = {os.readlink(path) for path in Path(f"/proc/{process}/fd").iterdir() if path.is_symlink()}
+    held = set()
+    for path in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            held.add(os.readlink(path))
     rows = [line.split() for line in Path(f"/proc/{process}/net/udp").read_text().splitlines()[1:]]
     raw = {row[1].partition(":")[0] for row in rows if f"socket:[{row[9]}]" in held}  # little-endian, in hexadecimals
     return {socket.inet_ntoa(bytes.fromhex(address)[::-1]) for address in raw}
@@ -74,6 +92,18 @@ def test_nodes_talk_through_sockets_of_this_machine_alone(system: Rig) -> None:
     for name, process in system.graph.running.items():
         assert "/dev/shm/fastrtps" not in Path(f"/proc/{process.pid}/maps").read_text(), name
         assert sockets(process.pid) == {"127.0.0.1", "239.255.0.1"}, name  # the second: who asks for others, here
+
+
+def test_a_program_with_ros_as_it_comes_stops_the_arm(system: Rig) -> None:
+    """`ros2 topic pub`, from a shell that knows nothing of our profile."""
+    system.go()
+    plain = {name: value for name, value in os.environ.items() if name not in (*PROFILES, RANGE)}
+    plain["ROS_DOMAIN_ID"] = str(system.domain)
+    with subprocess.Popen([sys.executable, "-c", BUTTON], env=plain) as button:
+        assert wait(lambda: system.observer.state is State.STOPPED, 15.0)
+        button.kill()
+    assert "emergency" in system.observer.cause
+    system.ended()
 
 
 def test_garbage_on_every_topic(system: Rig) -> None:
@@ -100,7 +130,7 @@ def test_nodes_killed_at_random_come_back_and_the_arm_can_be_armed(system: Rig) 
         time.sleep(chance.uniform(0.0, 1.5))
         system.restart(name)
         system.rearm(seconds=30.0)
-        system.observer.call(topics.DISARM)
+        assert system.observer.call(topics.DISARM)[0]
 
 
 @pytest.mark.slow

@@ -119,8 +119,22 @@ def test_hold_of_safety_holds_through_its_commands() -> None:
 def test_a_new_watchdog_does_not_join_an_armed_safety() -> None:
     loop = Loop()
     loop.beats, loop.commands = State.ARMED, Kind.DELTA
-    assert loop.run(1000) is Order.DISARMED
-    assert loop.dog.reason == "not armed yet"
+    assert loop.run(1000) in (Order.STOP, Order.DISARMED)
+    assert loop.dog.fault == "safety was armed before it was heard"
+    loop.beats = State.READY
+    assert loop.run(60) is Order.DISARMED and not loop.dog.fault
+    loop.going()
+
+
+@pytest.mark.parametrize("first", ["heartbeat", "command", "poll"])
+def test_after_a_stall_of_everything_it_does_not_matter_what_is_served_first(first: str) -> None:
+    loop = Loop().going()
+    at = (loop.ms + 350) * MS
+    calls = {"heartbeat": lambda: loop.dog.heartbeat(State.ARMED, at), "command": lambda: loop.dog.feed(Kind.DELTA, at),
+             "poll": lambda: loop.dog.poll(at)}  # fmt: skip
+    for call in (calls.pop(first), *calls.values()):
+        assert call() is Order.STOP
+    assert loop.dog.fault == "safety is silent"
 
 
 def test_disarming_stops_at_once() -> None:

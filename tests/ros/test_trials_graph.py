@@ -21,7 +21,7 @@ import pytest
 pytest.importorskip("rclpy")
 
 from d2ppo_ros.trials.journal import NAME, read
-from ros_rig import DRIFT, bury, drifting_policy, free_domain
+from ros_rig import DRIFT, drifting_policy, free_domain
 from support import command
 from trials_desk import until
 
@@ -161,14 +161,12 @@ def test_a_blind_session_survives_a_kill_and_says_no_name(
         finally:
             operator.leave()
         before = read(folder / NAME)[0]
-        bury(domain)
         operator = Operator(folder, domain, "resume=true")
         told += operator.told
         try:
             finish(operator)
         finally:
             operator.leave()
-            bury(domain)
     check(folder, before, told + operator.told)
 
 

@@ -17,6 +17,7 @@ BRINGUP = "d2ppo_bringup"  # the ament package of launch files and parameter fil
 THIS_MACHINE, NETWORK = "this_machine.xml", "network.xml"  # profiles of Fast DDS
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # its two names of one setting
 RANGE, ONLY = "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"  # of ROS; the second is Humble's
+PEERS = "ROS_STATIC_PEERS"
 
 
 def share() -> Path:
@@ -36,15 +37,15 @@ def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
 
 
 def _transport(base: Mapping[str, str]) -> dict[str, str]:
-    """By our profile of Fast DDS, unless the user has one; of another DDS, ROS's own word for this machine alone."""
-    if "fastrtps" not in base.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp"):
-        return {} if RANGE in base or ONLY in base else _range(base, "LOCALHOST", "1")
-    if any(name in base for name in PROFILES):
-        return {}
-    beyond = base.get(RANGE) == "SUBNET"
-    profile = str(share() / "params" / (NETWORK if beyond else THIS_MACHINE))
+    """By our profile of Fast DDS; with the user's profile, or another DDS, by ROS's own word for this machine alone."""
+    here, far = (str(share() / "params" / name) for name in (THIS_MACHINE, NETWORK))
+    fast = "fastrtps" in (base.get("RMW_IMPLEMENTATION") or "rmw_fastrtps_cpp")
+    if not fast or any(base.get(name, "") not in ("", here, far) for name in PROFILES):
+        return {} if base.get(RANGE) or base.get(ONLY) else _range(base, "LOCALHOST", "1")
+    if base.get(RANGE) == "SUBNET" or base.get(PEERS):
+        return dict.fromkeys(PROFILES, far) | _range(base, "SUBNET", "0")
     # not ROS's LOCALHOST: it adds shared memory to the profile, and sockets once more, each message then sent twice
-    return dict.fromkeys(PROFILES, profile) | ({} if beyond else _range(base, "SYSTEM_DEFAULT", "0"))
+    return dict.fromkeys(PROFILES, here) | _range(base, "SYSTEM_DEFAULT", "0")
 
 
 def _range(base: Mapping[str, str], words: str, only: str) -> dict[str, str]:

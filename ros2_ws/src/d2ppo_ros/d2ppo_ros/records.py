@@ -102,7 +102,7 @@ class ArmState:
     rotation: np.ndarray  # (3, 3) of the controlled frame
     wrench: np.ndarray = field(default_factory=lambda: np.zeros(6))  # (6,) N, Nm, external
     ok: bool = True  # no errors, in control
-    fault: str = ""  # what the robot complains of
+    fault: str = ""  # why it is not ok; with ok: why its own watchdog stopped it, until safety is READY
 
 
 @dataclass(frozen=True)

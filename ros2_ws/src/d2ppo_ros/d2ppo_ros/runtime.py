@@ -7,6 +7,7 @@ only sets an event, the loop ends, `close` says the last word, and then everythi
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ from rclpy.task import Future
 from d2ppo_core.errors import UserError
 
 from . import codec, decoding
+from .environment import environment
 
 WAIT = 0.1  # s: how long one look for work may last; a signal is noticed after at most this
 SWITCH = 0.0005  # s until a thread that waits for Python's lock gets it: a loop on deadlines must not wait for 5 ms
@@ -39,8 +41,9 @@ def run(make: Callable[[], Node], arguments: list[str] | None = None) -> int:
     stop = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: stop.set())
-    rclpy.init(args=sys.argv if arguments is None else arguments, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        os.environ.update(environment())  # who is started by hand talks as the others do
+        rclpy.init(args=sys.argv if arguments is None else arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = make()
     except UserError as error:
         print(f"d2ppo: {error}", file=sys.stderr, flush=True)

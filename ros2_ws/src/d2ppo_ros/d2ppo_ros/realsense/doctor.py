@@ -54,8 +54,8 @@ def examine(options: argparse.Namespace) -> list[Row]:
     try:
         rs = load()
     except UserError as error:
-        return [Row("pyrealsense2", MISSING, str(error), "pip install 'pyrealsense2>=2.56.5'")]
-    rows = [Row("pyrealsense2", OK, rs.__version__), _sockets_row()]
+        return [_sockets_row(), Row("pyrealsense2", MISSING, str(error), "pip install 'pyrealsense2>=2.56.5'")]
+    rows = [_sockets_row(), Row("pyrealsense2", OK, rs.__version__)]
     if options.software:
         return rows + _watched(options, "software", "stand-in")
     there = plugged_in(rs)

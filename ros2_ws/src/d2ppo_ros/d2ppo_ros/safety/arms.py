@@ -17,6 +17,7 @@ from .workspace import Workspace
 _STEP = 1e-3  # m, shorter motions do not count as path: a sensor's noise is no path
 _LEAST_SPEED = 0.1  # share that a singularity leaves: the arm must be able to get out of its neighbourhood
 _STILL = 0.01  # rad/s, a joint slower than this does not go towards its end
+LONGEST = 200  # characters of what somebody else says
 _DAMPING = 1e-3  # of the pseudo-inverse: predicted joint speeds stay finite at a singularity
 
 
@@ -87,7 +88,7 @@ class ArmWatch:
     def _robot(self) -> list[Finding]:
         if self.state.ok:
             return []
-        return [Finding("robot", Reaction.STOP, f"{self.name} reports {self.state.fault or 'a fault'}")]
+        return [Finding("robot", Reaction.STOP, f"{self.name} reports {self.state.fault[:LONGEST] or 'a fault'}")]
 
     def stopped(self) -> list[Finding]:
         """The robot's own watchdog has stopped the arm: it waits until a person arms anew, whoever believes it moves.
@@ -96,7 +97,7 @@ class ArmWatch:
         """
         if self.state is None or not self.state.ok or not self.state.fault:
             return []
-        return [Finding("watchdog", Reaction.HOLD, f"{self.name} has stopped by itself: {self.state.fault}")]
+        return [Finding("watchdog", Reaction.HOLD, f"{self.name} has stopped by itself: {self.state.fault[:LONGEST]}")]
 
     def _contact(self) -> list[Finding]:
         s, force, torque = self.settings, np.linalg.norm(self._wrench[:3]), np.linalg.norm(self._wrench[3:])

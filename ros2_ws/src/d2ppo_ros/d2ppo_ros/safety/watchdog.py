@@ -36,7 +36,8 @@ class Watchdog:
 
     def feed(self, kind: Kind, now: int) -> Order:
         """A command came from safety."""
-        now = self._advance(now)
+        self.poll(now)  # after a stall of everything: what was silent too long stays so, whatever waits in a queue
+        now = self._now
         if kind is Kind.STOP:
             self._latch("safety said stop")
         elif self._armed:
@@ -47,13 +48,16 @@ class Watchdog:
 
     def heartbeat(self, state: State, now: int) -> Order:
         """Safety said how it stands."""
-        self._heard = now = self._advance(now)
+        self.poll(now)  # see `feed`
+        self._heard = now = self._now
         if state is State.STOPPED:
             self._latch("safety is stopped")
         elif state in (State.DISARMED, State.READY):
             self._rested, self._armed, self._latched, self.reason = True, False, None, "not armed"
         elif self._rested and not self._armed:
             self._rested, self._armed, self._kind, self._fed, self.reason = False, True, None, now, ""
+        elif not self._armed:
+            self._latch("safety was armed before it was heard")
         return self.poll(now)
 
     def trip(self, reason: str, now: int) -> Order:
