@@ -31,7 +31,7 @@ def share() -> Path:
 
 
 def environment(base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """For the nodes' processes: what `base` says, and where it says nothing, ours; idle threads sleep."""
+    """For the nodes' processes: `base`, with sockets as `_transport` says; idle threads sleep unless it says no."""
     ours = {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"}
     return {**ours, **base, **_transport(base)}
 

@@ -56,8 +56,8 @@ class Watchdog:
             self._rested, self._armed, self._latched, self.reason = True, False, None, "not armed"
         elif self._rested and not self._armed:
             self._rested, self._armed, self._kind, self._fed, self.reason = False, True, None, now, ""
-        elif not self._armed:
-            self._latch("safety was armed before it was heard")
+        elif not self._armed and self._latched is None:  # nothing is under way that would have to stop
+            self._latched, self.reason = Order.DISARMED, "safety was armed before it was heard"
         return self.poll(now)
 
     def trip(self, reason: str, now: int) -> Order:
